@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
+import numpy as np
+import pandas as pd
+
 from bcgan.classes import ClassPairs
 from bcgan.data.labels import ClassNames, normalize_spelling
 from bcgan.data.records import UNKNOWN
@@ -69,6 +72,23 @@ def name_image(image: str, patient: str) -> str:
 def _start(patient: str) -> str:
     """Return a patient as the first part of a slide's name, without slashes: slides of two patients always differ."""
     return patient.replace("%", "%25").replace("/", "%2F")
+
+
+def slide_names(table: pd.DataFrame, classes: ClassPairs) -> np.ndarray:
+    """Return the slide of every patch, text, (n,): the image that it was cut from, or the one that its names state.
+
+    Slides of two patients always differ.
+
+    Args:
+        table: Columns id, image, patient, x and y.
+        classes: The setting `data.classes`.
+    """
+    columns = (table[name].tolist() for name in ("id", "image", "patient", "x", "y"))
+    slides = [
+        name_slide(key, patient, (x, y), classes) if key == image else name_image(image, patient)
+        for key, image, patient, x, y in zip(*columns, strict=True)
+    ]
+    return np.array(slides, object)
 
 
 def slide_titles(slides: Iterable[str]) -> dict[str, str]:

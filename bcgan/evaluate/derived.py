@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from bcgan.classes import ClassPairs
 from bcgan.classify import context
 from bcgan.classify.calibration import to_logits, to_probabilities
-from bcgan.data.slide_names import name_image, name_slide
+from bcgan.data.slide_names import slide_names
 from bcgan.evaluate import metrics
 from bcgan.evaluate.probes import COLOR_AND_TEXTURE
 
@@ -122,23 +122,6 @@ def refine_by_context(
     validation, labels = (table["role"] == "validation").to_numpy(), table["label"].to_numpy()
     fitted = context.fit(base[validation], coords[validation], slides[validation], labels[validation], patch_px)
     return context.apply(fitted, base, coords, slides, patch_px), fitted
-
-
-def slide_names(table: pd.DataFrame, classes: ClassPairs) -> np.ndarray:
-    """Return the slide of every patch, text, (n,): the image that it was cut from, or the one that its names state.
-
-    Slides of two patients always differ.
-
-    Args:
-        table: Columns id, image, patient, x and y.
-        classes: The setting `data.classes`.
-    """
-    columns = (table[name].tolist() for name in ("id", "image", "patient", "x", "y"))
-    slides = [
-        name_slide(key, patient, (x, y), classes) if key == image else name_image(image, patient)
-        for key, image, patient, x, y in zip(*columns, strict=True)
-    ]
-    return np.array(slides, object)
 
 
 def read_properties(folder: Path) -> pd.DataFrame:

@@ -8,9 +8,10 @@ import pandas as pd
 
 from bcgan.classes import ClassPairs
 from bcgan.data.records import UNKNOWN
+from bcgan.data.slide_names import slide_names
 from bcgan.errors import InputError
 from bcgan.evaluate import intervals, score
-from bcgan.evaluate.derived import get_probabilities, seeds_by_classifier, slide_names, threshold_column
+from bcgan.evaluate.derived import get_probabilities, seeds_by_classifier, threshold_column
 
 MAX_SIDE_DIFFERENCE = 0.01  # of the sides of patches at two scales, which may be rounded
 

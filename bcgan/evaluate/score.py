@@ -12,7 +12,7 @@ from bcgan.classes import ClassPairs
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.classify import context, pretraining
 from bcgan.classify.scoring import predict_probabilities
-from bcgan.data.slide_names import slide_titles
+from bcgan.data.slide_names import slide_names, slide_titles
 from bcgan.evaluate import borders, derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import images as by_image
 from bcgan.evaluate import patients as by_patient
@@ -102,7 +102,7 @@ def _predict_held_out(
         if experiment.data.name != "histology_phantom":  # whose classes are drawn patch by patch: it has no regions
             at_border = borders.find_border_patches(
                 store.index[["x", "y"]].to_numpy(), store.index["label"].to_numpy(),
-                derived.slide_names(store.index, experiment.data.classes), patch_px,
+                slide_names(store.index, experiment.data.classes), patch_px,
             )  # fmt: skip
             table[borders.COLUMN] = at_border[held_out].astype(int)
         refined, context_weights = derived.refine_by_context(table, base, patch_px, experiment.data.classes)
@@ -272,7 +272,7 @@ def _measure_whole_slides(
     """
     labels, by_slide = table["label"].to_numpy(), {}
     is_test = (table["role"].str.removesuffix("_other") == "test").to_numpy()  # sources of a slide are merged
-    slides = pd.DataFrame({"row": np.arange(len(table)), "slide": derived.slide_names(table, classes)})[is_test]
+    slides = pd.DataFrame({"row": np.arange(len(table)), "slide": slide_names(table, classes)})[is_test]
     titles = slide_titles(slides["slide"])
     for title, group in slides.groupby(slides["slide"].map(titles)):
         rows = group["row"].to_numpy()

@@ -15,6 +15,7 @@ from bcgan.classify import calibration, context, linear
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.classify.train import Patches, Recipe, TrainingData, select_patches
 from bcgan.data import batches
+from bcgan.data.slide_names import slide_names
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, intervals, metrics
 from bcgan.experiment import Experiment
@@ -379,5 +380,5 @@ def _coordinates(index: pd.DataFrame, experiment: Experiment) -> tuple[np.ndarra
     Args:
         index: Of some patches of a store that `check_one_scale` accepts.
     """
-    slides = derived.slide_names(index, experiment.data.classes)
+    slides = slide_names(index, experiment.data.classes)
     return index[["x", "y"]].to_numpy(), slides, data.coordinate_patch_px(experiment.data, index)

@@ -5,6 +5,8 @@ import pandas as pd
 
 from bcgan import progress
 from bcgan.data import usual_side
+from bcgan.data.records import UNKNOWN
+from bcgan.data.slide_names import slide_names
 from bcgan.errors import InputError
 from bcgan.settings import Data
 from bcgan.slides.scale import SAME_SCALE
@@ -86,6 +88,26 @@ def warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> None
             "preprocess: %d of %d patches are smaller than data.size=%d and were enlarged, the smallest from %d "
             "pixels; set data.size to the size that they have", count, len(index), size, shorter_sides.min(),
         )  # fmt: skip
+
+
+def warn_of_slides_of_one_class(index: pd.DataFrame, settings: Data) -> None:
+    """Warn if no slide has patches of two classes although patients do: the slides' names may state the class."""
+    table = index[(index["image"] == index["id"]) & (index["x"] != UNKNOWN)]
+    table = table.assign(slide=slide_names(table, settings.classes))
+    mixed = table[table.groupby("patient")["label"].transform("nunique") > 1]
+    slides = mixed.groupby(["patient", "slide"])["label"].agg(["nunique", "first", "size"])
+    slides = slides[slides["size"] > 1].reset_index()
+    is_pair = slides.groupby("patient")["first"].transform("nunique") > 1
+    if (slides["nunique"] > 1).any() or not is_pair.any():
+        return
+    pair = slides[slides["patient"] == slides[is_pair]["patient"].iloc[0]].drop_duplicates("first").iloc[:2]
+    first, second = (f"{row['slide']} ({settings.class_names[row['first']]})" for _, row in pair.iterrows())
+    progress.log.warning(
+        "preprocess: no slide has patches of two classes, but %d patients have, such as in %s and %s. If these names "
+        "state the class, neighboring patches reveal it: name the folders' classes in data.classes, or take the "
+        "classes out of the names. If slides were labeled as a whole, nothing is wrong.",
+        slides[is_pair]["patient"].nunique(), first, second,
+    )  # fmt: skip
 
 
 def warn_of_mixed_sizes(index: pd.DataFrame, size: int) -> None:

@@ -133,6 +133,7 @@ def build(experiment: Experiment, folder: Path) -> None:
         )
     index = rows[keep].reset_index(drop=True)
     checks.warn_of_enlarged(index, native, experiment.data.size)
+    checks.warn_of_slides_of_one_class(index, experiment.data)
     if native is None and experiment.data.tile is None:
         checks.warn_of_mixed_sizes(index, experiment.data.size)
     index["role"] = splits.assign_roles(index, experiment.data, experiment.seed)

@@ -9,7 +9,7 @@ import pandas as pd
 from bcgan import data
 from bcgan.classes import CLASS_COLORS, class_noun
 from bcgan.data.records import UNKNOWN
-from bcgan.evaluate.derived import slide_names
+from bcgan.data.slide_names import slide_names
 from bcgan.preprocess.images import resize_patches
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, ReportFigure, class_colormap, show_patch

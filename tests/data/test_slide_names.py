@@ -6,8 +6,9 @@ import pytest
 
 from bcgan import data
 from bcgan.data.records import UNKNOWN
-from bcgan.data.slide_names import name_image, name_slide, slide_titles
+from bcgan.data.slide_names import name_image, name_slide, slide_names, slide_titles
 from bcgan.evaluate import borders, derived
+from bcgan.preprocess import checks
 from bcgan.settings import Data
 from bcgan.slides.coordinates import NAMED
 from tests.conftest import write_png
@@ -65,7 +66,7 @@ def test_patches_of_the_archive_and_of_the_phantom_have_the_slides_that_their_ke
         [(record.key, record.key, record.patient, record.x, record.y) for record in records],
         columns=["id", "image", "patient", "x", "y"],
     )
-    slides = derived.slide_names(index, ())
+    slides = slide_names(index, ())
     by_key = [NAMED.fullmatch(record.key)["slide"] for record in records]
     titles = slide_titles(slides)
     assert [titles[slide] for slide in slides] == by_key and len(set(by_key)) > 5
@@ -106,6 +107,32 @@ def test_neighbours_of_a_table_do_not_depend_on_the_names_of_its_files(tmp_path,
     coords = index[["x", "y"]].to_numpy()
     at_border = [
         borders.find_border_patches(coords, index["label"].to_numpy(), slides, 50)
-        for slides in (derived.slide_names(index, CLASSES), index["patient"])
+        for slides in (slide_names(index, CLASSES), index["patient"])
     ]
     np.testing.assert_array_equal(*at_border)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "classes", "is_warned"),
+    [
+        ("{patient}/{name}/s_x{x}_y{y}.png", CLASSES, False), ("{patient}/s_x{x}_y{y}.png", (), False),
+        ("{patient}/{name}/s_x{x}_y{y}.png", (), True), ("{name}/{patient}_x{x}_y{y}.png", (), True),
+        ("{patient}/s_{name}_x{x}_y{y}.png", CLASSES, True), ("{patient}/{name}/s_{number}.png", (), False),
+    ],
+)  # fmt: skip
+def test_names_that_state_a_class_unknown_to_the_settings_are_warned_of(tmp_path, caplog, pattern, classes, is_warned):
+    """Their slides have one class each, so that neighbors would reveal it."""
+    index = read_index(tmp_path, pattern, np.random.default_rng(0).integers(0, 2, (PATIENTS, SIDE**2)))
+    caplog.clear()
+    checks.warn_of_slides_of_one_class(index, Data(name="patient_folder", classes=classes))
+    assert ("names state the class" in caplog.text) == is_warned
+    if is_warned:
+        assert f"but {PATIENTS} patients have" in caplog.text and "normal" in caplog.text and "Tumor" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [np.repeat([[0], [1]], [3, 3], 0), np.zeros((PATIENTS, 1), int)])
+def test_patients_of_one_class_are_not_warned_of(tmp_path, caplog, labels):
+    index = read_index(tmp_path, "{patient}/{name}/s_x{x}_y{y}.png", np.tile(labels, SIDE**2))
+    caplog.clear()
+    checks.warn_of_slides_of_one_class(index, Data(name="patient_folder"))
+    assert not caplog.text

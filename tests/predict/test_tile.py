@@ -12,8 +12,8 @@ import pytest
 
 from bcgan import cli, data, experiment
 from bcgan.data.idc.scan import records
+from bcgan.data.slide_names import slide_names
 from bcgan.errors import InputError
-from bcgan.evaluate.derived import slide_names
 from bcgan.predict import slidewise, tile
 from bcgan.preprocess import store
 from bcgan.slides import annotations as qupath

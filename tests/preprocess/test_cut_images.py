@@ -10,9 +10,9 @@ import pytest
 from bcgan import experiment
 from bcgan.data.histology_phantom.canvas import patient_style
 from bcgan.data.histology_phantom.tissue import render_patch
+from bcgan.data.slide_names import slide_names
 from bcgan.errors import InputError
 from bcgan.evaluate import images as by_image
-from bcgan.evaluate.derived import slide_names
 from bcgan.preprocess import store
 from bcgan.slides.patches import cut_patches
 from bcgan.slides.reader import open_image

@@ -8,7 +8,8 @@ import pytest
 
 from bcgan import data
 from bcgan.classify import context
-from bcgan.evaluate import borders, derived
+from bcgan.data.slide_names import slide_names
+from bcgan.evaluate import borders
 from bcgan.evaluate.paired import Grid, _describe_places
 from bcgan.experiment import Experiment
 from bcgan.predict import export
@@ -47,7 +48,7 @@ def test_neighbours_of_larger_images_are_those_of_the_patches_that_are_stored(tm
     experiment, index = build(tmp_path, side)
     patch_px = data.coordinate_patch_px(experiment.data, index)
     assert patch_px == side
-    coords, slides = index[["x", "y"]].to_numpy(), derived.slide_names(index, ())
+    coords, slides = index[["x", "y"]].to_numpy(), slide_names(index, ())
     assert borders.find_border_patches(coords, index["label"].to_numpy(), slides, patch_px).all()  # a checkerboard
     logits = np.random.default_rng(1).uniform(0.1, 0.9, len(index))
     fitted = context.context_features(logits, coords, slides, patch_px)
