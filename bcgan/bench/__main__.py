@@ -12,13 +12,14 @@ from bcgan.artifacts import MANIFEST
 from bcgan.bench import report
 from bcgan.bench.measure import best_ratios, get_rates, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import SETTINGS
-from bcgan.bench.subjects import PAPER_CROP, PAPER_NETWORKS, bench_experiment
+from bcgan.bench.subjects import LARGER_INPUTS, bench_experiment
 
 REPEATS = 5
 PROFILE, AGREEMENT = "profile", "agreement"
 LARGER_PATCHES = (96, 128)  # pixels, that the GAN's step is timed on besides 50
-PAPER_SETTINGS = (
-    "float32, channels last", "bfloat16, channels last", "bfloat16, channels last, compiled",
+LARGER_SETTINGS = (  # of PyTorch, for larger patches
+    "float32, channels last", "float32, channels last, compiled", "bfloat16, channels last",
+    "bfloat16, channels last, compiled",
 )  # fmt: skip
 PRECISIONS = {"mixed_bfloat16": "bfloat16", "float32": "float32"}
 
@@ -60,18 +61,19 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
                 f"{name} {precision}": ("subjects", "gan", {"precision": precision, "tapes": tapes, "size": size})
                 for name, tapes in (("bcgan", 1), ("two tapes", 2))
             }
-            | {f"pytorch {name}": ("pytorch_gan", "gan", {"settings": name, "size": size}) for name in PAPER_SETTINGS}
+            | {f"pytorch {name}": ("pytorch_gan", "gan", {"settings": name, "size": size}) for name in LARGER_SETTINGS}
             for size in LARGER_PATCHES
         },
         **{
             f"{network}_{phase}": {
                 f"bcgan {precision}": ("subjects", phase, {"precision": precision, **arguments}),
             }
-            | {f"pytorch {name}": ("pytorch", phase, {"settings": name, **arguments}) for name in PAPER_SETTINGS}
-            for network in PAPER_NETWORKS
+            | {f"pytorch {name}": ("pytorch", phase, {"settings": name, **arguments}) for name in LARGER_SETTINGS}
+            | (_exported_subjects(arguments) if phase == "inference" else {})
+            for network, size in LARGER_INPUTS.items()
             for phase, arguments in (
-                ("training", {"network": network, "size": PAPER_CROP, "batch": 16, "steps": 2}),
-                ("inference", {"network": network, "size": PAPER_CROP, "scored": 64}),
+                ("training", {"network": network, "size": size, "batch": 16 if size > 200 else 64, "steps": 2}),
+                ("inference", {"network": network, "size": size, "scored": 64 if size > 200 else 256}),
             )
         },
         "input": {
@@ -95,6 +97,18 @@ def groups(precision: str) -> dict[str, dict[str, tuple]]:
             "bcgan --help": ("subjects", "start_up", {}),
             "bcgan predict patch.png": ("subjects", "start_up", {"predicts": True}),
         },
+    }
+
+
+def _exported_subjects(arguments: dict[str, Any]) -> dict[str, tuple]:
+    """Return the subjects that score patches with exported files, in float32.
+
+    Args:
+        arguments: The network, the side of the patches and how many are scored.
+    """
+    return {
+        "openvino float32": ("subjects", "openvino", {"precision": "f32", **arguments}),
+        "litert float32": ("subjects", "litert", {"quantised": False, **arguments}),
     }
 
 
@@ -188,9 +202,9 @@ def ratios(
         group, ours = f"gan_{size}", f"bcgan {precision}"
         rows[f"{group}_step_vs_two_tapes"] = (group, ours, f"two tapes {precision}")
         rows[f"{group}_step_vs_pytorch_best"] = (group, ours, "pytorch")
-    for network in PAPER_NETWORKS:
-        for phase in ("training", "inference"):
-            rows[f"{network}_224_{phase}_vs_pytorch_best"] = (f"{network}_{phase}", "bcgan", "pytorch")
+    for network, size in LARGER_INPUTS.items():
+        for phase, ours in (("training", "bcgan"), ("inference", ("bcgan", "openvino float32", "litert float32"))):
+            rows[f"{network}_{size}_{phase}_vs_pytorch_best"] = (f"{network}_{phase}", ours, "pytorch")
     by_name = {name: best_ratios(measured, *row) for name, row in rows.items()}
     percentages = get_rates(measured, "waiting", "Table 1's network")
     shares = percentages and [percentage / 100 for percentage in percentages]

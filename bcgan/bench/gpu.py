@@ -11,7 +11,7 @@ from bcgan import machine, progress, runs
 from bcgan.bench import report
 from bcgan.bench.measure import best_ratios, measure_group, rate_ratios, summarize_rates
 from bcgan.bench.pytorch import GRAPHS, SETTINGS
-from bcgan.bench.subjects import PAPER_CROP, PAPER_NETWORKS, bench_experiment
+from bcgan.bench.subjects import LARGER_INPUTS, bench_experiment
 from bcgan.errors import InputError
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -73,15 +73,15 @@ def groups() -> dict[str, dict[str, tuple]]:
         },
         **{
             f"{network}_{phase}": {
-                "bcgan mixed_bfloat16": ("subjects", phase, {"precision": "mixed_bfloat16"} | in_bcgan[phase] | paper),
+                "bcgan mixed_bfloat16": ("subjects", phase, {"precision": "mixed_bfloat16"} | in_bcgan[phase] | larger),
             }
             | {
-                f"pytorch {name}": ("pytorch", phase, in_pytorch[phase] | paper | {"settings": name, "device": "cuda"})
+                f"pytorch {name}": ("pytorch", phase, in_pytorch[phase] | larger | {"settings": name, "device": "cuda"})
                 for name in (COMPILED, *GRAPHS)
             }
-            for network in PAPER_NETWORKS
+            for network, size in LARGER_INPUTS.items()
             for phase in ("training", "inference")
-            for paper in ({"network": network, "size": PAPER_CROP},)
+            for larger in ({"network": network, "size": size},)
         },
         "waiting": {"Table 1's network": ("subjects", "input_wait", {"precision": "mixed_bfloat16", "xla": True})},
     }  # fmt: skip
@@ -132,7 +132,7 @@ def ratios(measured: dict, operations: dict[str, int]) -> dict[str, tuple[list[f
     for size in BATCH_SIZES:
         theirs = tuple(f"pytorch{variant}, batch {size}" for variant in ("", ", CUDA graphs"))
         by_name[f"training_batch_{size}_vs_pytorch"] = best_ratios(measured, "batch", f"bcgan, batch {size}", theirs)
-    for group in (f"{network}_{phase}" for network in PAPER_NETWORKS for phase in phases):
+    for group in (f"{network}_{phase}" for network in LARGER_INPUTS for phase in phases):
         by_name[f"{group}_vs_pytorch"] = best_ratios(measured, group, "bcgan", "pytorch")
     compiled, millions = "bcgan mixed_bfloat16, XLA", operations["training"] / 1e6
     return by_name | {

@@ -26,7 +26,9 @@ def training(
     images, labels = draw_patches(batch, size)
     images, labels = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels).float()
     images, labels = images.to(device), labels.to(device)
-    model.train()
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()  # frozen statistics
 
     def run() -> int:
         for _ in range(steps):

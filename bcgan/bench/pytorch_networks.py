@@ -1,12 +1,19 @@
-"""The networks of the benchmark in PyTorch: Table 1's, ResNet-34 and ResNet-50."""
+"""The networks of the benchmark in PyTorch: Table 1's, ResNet-34, ResNet-50 and EfficientNet-Lite0."""
+
+from bcgan.models.efficientnet_lite import DROPOUT
+from bcgan.models.efficientnet_lite import STAGES as LITE_STAGES
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of ResNet-34 and ResNet-50
 
 
 def build(torch, name: str):
-    """Build a network with one logit: resnet_table1, resnet34 (with projection shortcuts) or resnet50."""
+    """Build a network with one logit: resnet_table1, resnet34 (with projection shortcuts), resnet50 or
+    efficientnet_lite0.
+    """
     if name == "resnet_table1":
         return _resnet_table1(torch)
+    if name == "efficientnet_lite0":
+        return _efficientnet_lite0(torch)
     return _resnet(torch, {"resnet34": _basic_block, "resnet50": _bottleneck_block}[name])
 
 
@@ -91,3 +98,39 @@ def _resnet_table1(torch):
         Bottleneck(64), Bottleneck(256), Bottleneck(256), Bottleneck(256),
         nn.Conv2d(256, 3, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, 1000), nn.ReLU(), nn.Linear(1000, 1),
     )  # fmt: skip
+
+
+def _efficientnet_lite0(torch):
+    """Build EfficientNet-Lite0; its batch normalizations are not trained, as in `bcgan.models.efficientnet_lite`."""
+    nn = torch.nn
+
+    class Shortcut(nn.Module):
+        """A module whose input is added to its output."""
+
+        def __init__(self, residual):
+            super().__init__()
+            self.residual = residual
+
+        def forward(self, x):
+            """Apply the module."""
+            return self.residual(x) + x
+
+    def convolve(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, relu: bool = True):
+        """Return a convolution, its normalization and, unless `relu` is false, a ReLU6."""
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(outputs, eps=1e-3).requires_grad_(False)
+        return [convolution, norm] + ([nn.ReLU6(inplace=True)] if relu else [])
+
+    layers, channels = convolve(3, 32, 3, 2), 32
+    for kernel, stride, outputs, repeats, expansion in LITE_STAGES:
+        for repeat in range(repeats):
+            width, block_stride = channels * expansion, 1 if repeat else stride
+            block = nn.Sequential(
+                *(convolve(channels, width) if expansion > 1 else ()),
+                *convolve(width, width, kernel, block_stride, groups=width),
+                *convolve(width, outputs, relu=False),
+            )
+            layers.append(Shortcut(block) if block_stride == 1 and channels == outputs else block)
+            channels = outputs
+    layers += convolve(channels, 1280)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(1280, 1))

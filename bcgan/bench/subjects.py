@@ -26,7 +26,8 @@ BATCH_SIZE = 128
 NUM_SCORED = 1024  # patches, in one repeat of inference
 NUM_FILES = 2_000  # PNG files of the subject `preprocess`
 LARGE_IMAGE_PX = 800
-PAPER_NETWORKS, PAPER_CROP = ("resnet34", "resnet50"), 224  # the paper's networks and its crops, pixels
+# Sides of the patches, pixels, that networks besides Table 1's are timed on: the paper's crops, EfficientNet's input.
+LARGER_INPUTS = {"resnet34": 224, "resnet50": 224, "efficientnet_lite0": 100}
 
 
 def training(
@@ -90,26 +91,26 @@ def keras_predict(network: str = NETWORK, scored: int = NUM_SCORED) -> Subject:
     )
 
 
-def litert(quantised: bool) -> Subject:
+def litert(quantised: bool, network: str = NETWORK, scored: int = NUM_SCORED, size: int = 50) -> Subject:
     """Make LiteRT's interpreter on the file that `bcgan export --format` writes."""
     configure("float32")
     from bcgan.predict import formats
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.tflite"
-        formats.write_litert(_classifier(NETWORK), path, draw_patches(128)[0] if quantised else None)
-        return _make_scoring_subject(formats.read_litert(path), draw_patches(NUM_SCORED)[0])
+        formats.write_litert(_classifier(network, size), path, draw_patches(128, size)[0] if quantised else None)
+        return _make_scoring_subject(formats.read_litert(path), draw_patches(scored, size)[0])
 
 
-def openvino(precision: str) -> Subject:
+def openvino(precision: str, network: str = NETWORK, scored: int = NUM_SCORED, size: int = 50) -> Subject:
     """Make OpenVINO on the file that `bcgan export` writes for LiteRT; `precision` is "f32" or "bf16"."""
     configure("float32")
     from bcgan.predict import formats
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.tflite"
-        formats.write_litert(_classifier(NETWORK), path)
-        return _make_scoring_subject(formats.read_openvino(path, precision), draw_patches(NUM_SCORED)[0])
+        formats.write_litert(_classifier(network, size), path)
+        return _make_scoring_subject(formats.read_openvino(path, precision), draw_patches(scored, size)[0])
 
 
 def onnx() -> Subject:
