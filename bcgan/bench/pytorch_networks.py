@@ -1,9 +1,9 @@
 """The networks of the benchmark in PyTorch: Table 1's, ResNet-34, ResNet-50 and EfficientNet-Lite0."""
 
-from bcgan.models.efficientnet_lite import DROPOUT
-from bcgan.models.efficientnet_lite import STAGES as LITE_STAGES
-
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of ResNet-34 and ResNet-50
+# EfficientNet-Lite0: kernel, stride, channels, blocks, expansion. `bcgan.models.efficientnet_lite` imports TensorFlow.
+LITE_STAGES = ((3, 1, 16, 1, 1), (3, 2, 24, 2, 6), (5, 2, 40, 2, 6), (3, 2, 80, 3, 6), (5, 1, 112, 3, 6),
+               (5, 2, 192, 4, 6), (3, 1, 320, 1, 6))  # fmt: skip
 
 
 def build(torch, name: str):
@@ -133,4 +133,4 @@ def _efficientnet_lite0(torch):
             layers.append(Shortcut(block) if block_stride == 1 and channels == outputs else block)
             channels = outputs
     layers += convolve(channels, 1280)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(DROPOUT), nn.Linear(1280, 1))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, 1))
