@@ -2,7 +2,9 @@
 
 Training weights all classes equally, so the probabilities of a class are too high if its patches are rare. A
 temperature alone (Guo et al. 2017) cannot correct that: a shift is added (Platt 1999). With more than two classes each
-has a temperature and a shift of its own, which is vector scaling (Guo et al. 2017).
+has a temperature and a shift of its own, which is vector scaling (Guo et al. 2017). Both are fitted to Platt's smoothed
+targets, not to 0 and 1: a few validation patches that are told apart without error would otherwise make every
+probability 0 or 1.
 """
 
 from typing import NamedTuple
@@ -54,7 +56,10 @@ def fit(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
         return _fit_vector_scaling(to_logits(probabilities), np.asarray(labels))
     from sklearn.linear_model import LogisticRegression  # takes a second to import, which prediction does not need
 
-    model = LogisticRegression(C=np.inf, max_iter=1000).fit(to_logits(probabilities)[:, None], labels)
+    # scikit-learn takes no soft targets: each patch counts in both classes, weighted by its targets.
+    targets = _smoothed_targets(np.asarray(labels), 2)
+    inputs, classes = np.tile(to_logits(probabilities), 2)[:, None], np.repeat([0, 1], len(targets))
+    model = LogisticRegression(C=np.inf, max_iter=1000).fit(inputs, classes, targets.T.ravel())
     slope = float(model.coef_[0, 0])
     return Calibration(1 / slope, float(model.intercept_[0])) if slope > 0 else Calibration(1.0, 0.0)
 
@@ -63,6 +68,16 @@ def apply(calibration: Calibration, probabilities: np.ndarray) -> np.ndarray:
     """Return the calibrated probabilities; of two classes, their order, and so the ROC AUC, does not change."""
     temperature, shift = np.asarray(calibration.temperature), np.asarray(calibration.shift)
     return to_probabilities(to_logits(probabilities) / temperature + shift)
+
+
+def _smoothed_targets(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return the targets of Platt (1999), float64, (n, num_classes): (k + 1) / (k + 2) for a class of k patches.
+
+    The rest is spread over the other classes.
+    """
+    counts = np.bincount(labels, minlength=num_classes)[labels]
+    others = 1 / ((counts + 2) * (num_classes - 1))
+    return np.where(np.eye(num_classes)[labels] == 1, ((counts + 1) / (counts + 2))[:, None], others[:, None])
 
 
 def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
@@ -74,8 +89,8 @@ def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     """
     from scipy.optimize import minimize  # likewise
 
-    rows, num_classes = np.arange(len(labels)), logits.shape[1]
-    targets = np.eye(num_classes)[labels]
+    num_classes = logits.shape[1]
+    targets = _smoothed_targets(labels, num_classes)
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient; the parameters are the logarithms of the scales, then the shifts."""
@@ -83,7 +98,7 @@ def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         scaled = logits * scale + shift
         error = (softmax(scaled, 1) - targets) / len(labels)
         gradient = np.concatenate([(error * logits).sum(0) * scale, error.sum(0)])
-        return float(-log_softmax(scaled, 1)[rows, labels].mean()), gradient
+        return float(-(targets * log_softmax(scaled, 1)).sum(1).mean()), gradient
 
     bounds = [(-MAX_LOG_SCALE, MAX_LOG_SCALE)] * num_classes + [(None, None)] * num_classes
     start = np.zeros(2 * num_classes)

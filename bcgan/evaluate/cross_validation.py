@@ -1,13 +1,15 @@
 """The stage `cross_validation`: train classifiers over folds of patients and, to compare, over folds of patches.
 
 Every patient is tested once, by a network that was not trained on that patient's patches. Each fold's probabilities are
-calibrated, and its threshold selected, on the fold's validation patients, so that the folds can be pooled. The random
-split shows by how much a protocol that ignores patients overestimates the same network.
+calibrated, and its threshold selected, on the fold's validation patients, so that calls and errors of all folds can be
+pooled. Areas under curves compare patches of the same fold only: calibrations of folds differ by chance, which would
+reorder patches of different folds. The random split shows by how much a protocol that ignores patients overestimates
+the same network.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from bcgan.classify.trainings import inputs_read_by
 from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, images, intervals, metrics, trials
+from bcgan.evaluate.images import average_by_image
 from bcgan.experiment import Experiment
 from bcgan.models.classifier import build_for_run
 from bcgan.preprocess.store import Store
@@ -107,17 +110,17 @@ def make_table(
 
     Returns:
         A row for each patch: id, image, source, patient, x, y, label, role (always test), calibrated probabilities of
-        each classifier and, with two classes, the threshold of the patch's fold.
+        each classifier, fold and, with two classes, the threshold of the patch's fold.
     """
     labels, table = index["label"].to_numpy(), pd.DataFrame()
     for name, classifier_folds in folds.items():
-        rows, scores, thresholds = _pool_folds(classifier_folds, labels, "youden")
+        pooled = _pool_folds(classifier_folds, labels)
         if table.empty:
             columns = ["id", "image", "source", "patient", "x", "y", "label"]
-            table = index.loc[rows, columns].reset_index(drop=True).assign(role="test")
-        derived.set_probabilities(table, name, 0, scores, experiment.data.class_names)
+            table = index.loc[pooled.rows, columns].reset_index(drop=True).assign(role="test", fold=pooled.folds)
+        derived.set_probabilities(table, name, 0, pooled.scores, experiment.data.class_names)
         if experiment.num_classes == 2:
-            table[derived.threshold_column(name)] = thresholds
+            table[derived.threshold_column(name)] = pooled.thresholds
     return table
 
 
@@ -135,7 +138,7 @@ def summarize(
         {patches, patients, <split>: {metric: {value, low, high}}, split_optimism: {metric: {value, low, high, p,
         p_floor}}}. Optimism is the random split minus the patient split. Metrics are at the threshold of the largest
         Youden index, except BEST_ACCURACY, which only two classes have. If coordinates are known, NEIGHBORS is one more
-        split: the patient split refined by spatial context.
+        split: the patient split refined by spatial context. Images are measured in splits that keep them whole.
     """
     settings, bootstrapped, image_results = experiment.evaluate, {}, {}
     labels, patients = index["label"].to_numpy(), index["patient"].to_numpy()
@@ -144,18 +147,19 @@ def summarize(
         refine = partial(_refine_by_context, index=index, patch_px=patch_px, classes=experiment.data.classes)
         by_split = by_split | {NEIGHBORS: [refine(fold) for fold in by_split[SPLITS[0]]]}
     for split, folds in by_split.items():
-        rows, scores, thresholds = _pool_folds(folds, labels, "youden")
+        pooled = _pool_folds(folds, labels)
+        rows = pooled.rows
         weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
-        predictions = intervals.SeedPredictions({0: scores}, {0: thresholds})
         rng = np.random.default_rng(experiment.seed)
-        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], predictions, weights, rng)
+        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], pooled.predictions(), weights, rng)
         if experiment.num_classes == 2:
-            is_correct = (scores >= _pool_folds(folds, labels, "accuracy")[2]) == labels[rows]
+            is_correct = (pooled.scores >= _pool_folds(folds, labels, "accuracy").thresholds) == labels[rows]
             resampled = weights @ is_correct / weights.sum(1)
             bootstrapped[split][BEST_ACCURACY] = np.concatenate([[is_correct.mean()], resampled])
-        if experiment.data.results_by_image:
-            image_results[split] = images.pooled_image_metrics(
-                index.iloc[rows], scores, thresholds, *experiment.bootstrap
+        if experiment.data.results_by_image and split != SPLITS[1]:
+            by_image = _pool_folds(folds, labels, images=index["image"].to_numpy())
+            image_results[split] = images.measure(
+                labels[by_image.rows], by_image.predictions(), patients[by_image.rows], experiment.bootstrap
             )
     # `rows` is of the last split; every split tests the same patches.
     tested_patients, confidence = patients[rows], settings.confidence_level
@@ -174,33 +178,52 @@ def summarize(
     return results
 
 
-def _pool_folds(
-    folds: list[dict[str, np.ndarray]], labels: np.ndarray, rule: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the test patches of all folds as one set, sorted by their row in the store.
+class PooledFolds(NamedTuple):
+    """The test patches, or test images, of all folds as one set, sorted by row."""
 
-    Calibration and threshold of a patch are fitted on the validation patches of its fold.
+    rows: np.ndarray  # in the store; of an image, that of its first patch
+    scores: np.ndarray  # calibrated probabilities, (n,) or (n, classes)
+    thresholds: np.ndarray  # (n,), NaN with more than two classes
+    folds: np.ndarray  # (n,)
+
+    def predictions(self) -> intervals.SeedPredictions:
+        """Return them as the predictions of one training."""
+        return intervals.SeedPredictions({0: self.scores}, {0: self.thresholds}, self.folds)
+
+
+def _pool_folds(
+    folds: list[dict[str, np.ndarray]], labels: np.ndarray, rule: str = "youden", images: np.ndarray | None = None
+) -> PooledFolds:
+    """Pool the folds of one split; calibration and threshold are fitted on the validation patches of each fold.
 
     Args:
         folds: Of one split, as in `summarize`.
         labels: integers. Of every patch of the store.
         rule: That selects the threshold, of `bcgan.evaluate.metrics.operating_points`.
-
-    Returns:
-        Rows in the store, calibrated probabilities, and thresholds, NaN with more than two classes.
+        images: Of every patch of the store, its image. Probabilities are then averaged over the patches of each image,
+            and the threshold is that of a fold's validation images. Defaults to `None`.
     """
-    all_rows, all_scores, all_thresholds = [], [], []
-    for fold in folds:
-        validation_labels = labels[fold["validation_rows"]]
-        fitted = calibration.fit(fold["validation"], validation_labels)
-        validation_scores = calibration.apply(fitted, fold["validation"])
-        threshold = metrics.select_threshold(validation_labels, validation_scores, rule)
-        all_rows.append(fold["test_rows"])
-        all_scores.append(calibration.apply(fitted, fold["test"]))
-        all_thresholds.append(np.full(len(fold["test_rows"]), np.nan if threshold is None else threshold))
-    rows, scores, thresholds = map(np.concatenate, (all_rows, all_scores, all_thresholds))
-    order = rows.argsort()
-    return rows[order], scores[order], thresholds[order]
+    parts = []
+    for number, fold in enumerate(folds):
+        fitted = calibration.fit(fold["validation"], labels[fold["validation_rows"]])
+        (validation_rows, validation), (rows, scores) = (
+            _average_by_image(fold[f"{role}_rows"], calibration.apply(fitted, fold[role]), images)
+            for role in ("validation", "test")
+        )
+        threshold = metrics.select_threshold(labels[validation_rows], validation, rule)
+        thresholds = np.full(len(rows), np.nan if threshold is None else threshold)
+        parts.append((rows, scores, thresholds, np.full(len(rows), number)))
+    columns = [np.concatenate(values) for values in zip(*parts, strict=True)]
+    order = columns[0].argsort()
+    return PooledFolds(*(values[order] for values in columns))
+
+
+def _average_by_image(rows: np.ndarray, scores: np.ndarray, images: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and scores as they are, or, if `images` are given, each image's first row and mean score."""
+    if images is None:
+        return rows, scores
+    first, means = average_by_image(images[rows], {0: scores})
+    return rows[first], means[0]
 
 
 def _refine_by_context(

@@ -23,7 +23,8 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
     """Measure features by a logistic regression and by nearest neighbors.
 
     With roles, test patients are tested; training patients are resampled for each seed, as in the report. Without,
-    every patient is tested once, in NUM_FOLDS folds of patients: the next fold selects the penalty.
+    every patient is tested once, in NUM_FOLDS folds of patients: the next fold selects the penalty. Folds select
+    different ones, so that the ROC AUC compares patches of the same fold only.
 
     Returns:
         {dimensions, patches, patients, tested_patients, linear: {roc_auc, balanced_accuracy}, neighbors: {roc_auc}}.
@@ -48,13 +49,13 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
     if (embeddings.features.std(0) == 0).all():
         raise InputError(f"The features of all {len(labels)} patches are the same. Compute them again.")
     with_roles = embeddings.roles is not None
-    scores, tested = _probe_roles(embeddings, seeds) if with_roles else _probe_folds(embeddings)
+    scores, tested, folds = _probe_roles(embeddings, seeds) if with_roles else _probe_folds(embeddings)
     results = {
         "dimensions": embeddings.features.shape[1], "patches": len(labels), "patients": len(np.unique(patients)),
         "tested_patients": len(np.unique(patients[tested])),
     }  # fmt: skip
     for name, by_seed in scores.items():
-        predictions = intervals.SeedPredictions(by_seed, dict.fromkeys(by_seed, 0.5))
+        predictions = intervals.SeedPredictions(by_seed, dict.fromkeys(by_seed, 0.5), folds)
         estimates = intervals.metrics_with_intervals(labels[tested], predictions, patients[tested], *settings)
         # Votes have no threshold that balances the classes.
         measured = ("roc_auc", "balanced_accuracy") if name == "linear" else ("roc_auc",)
@@ -62,7 +63,9 @@ def probe(embeddings: Embeddings, seeds: tuple[int, ...], settings: BootstrapSet
     return results
 
 
-def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
+def _probe_roles(
+    embeddings: Embeddings, seeds: tuple[int, ...]
+) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray, None]:
     """Fit the probes on training patches and test them on test patches.
 
     The logistic regression is fitted for each seed on patients drawn with replacement; validation patches select its
@@ -70,7 +73,7 @@ def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[s
 
     Returns:
         {probe: {seed: probabilities}} of the m test patches, of the second of two classes, (m,), or of each class,
-        (m, classes); and their row numbers, (m,).
+        (m, classes); their row numbers, (m,); and that there are no folds.
     """
     features, labels = embeddings.features, embeddings.labels
     rows = {role: np.flatnonzero(embeddings.roles == role) for role in ROLES}
@@ -81,14 +84,14 @@ def _probe_roles(embeddings: Embeddings, seeds: tuple[int, ...]) -> tuple[dict[s
         train = resample_patients(embeddings.patients, labels, rows["train"], seed)
         linear[seed] = fit_and_score_probe(features, labels, train, rows["validation"], rows["test"])
     neighbors = {0: _vote(features, labels, rows["train"], rows["test"])}
-    return {"linear": linear, "neighbors": neighbors}, rows["test"]
+    return {"linear": linear, "neighbors": neighbors}, rows["test"], None
 
 
-def _probe_folds(embeddings: Embeddings) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray]:
+def _probe_folds(embeddings: Embeddings) -> tuple[dict[str, dict[int, np.ndarray]], np.ndarray, np.ndarray]:
     """Cross-validate the probes over NUM_FOLDS folds of patients.
 
     Returns:
-        {probe: {0: probabilities, (n,) or (n, classes)}} of all patches, and their row numbers, (n,).
+        {probe: {0: probabilities, (n,) or (n, classes)}} of all patches; their row numbers and their folds, (n,).
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -113,7 +116,7 @@ def _probe_folds(embeddings: Embeddings) -> tuple[dict[str, dict[int, np.ndarray
             _check_classes(labels, rows, f"{title} of a fold")
         linear[test] = fit_and_score_probe(features, labels, train, validation, test)
         neighbors[test] = _vote(features, labels, train, test)
-    return {"linear": {0: linear}, "neighbors": {0: neighbors}}, np.arange(len(labels))
+    return {"linear": {0: linear}, "neighbors": {0: neighbors}}, np.arange(len(labels)), folds
 
 
 def _check_classes(labels: np.ndarray, rows: np.ndarray, title: str) -> None:

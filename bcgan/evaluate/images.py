@@ -31,41 +31,28 @@ def image_metrics(
         table: Columns image, patient, label, role; one row for each patch.
         calibrated: {seed: calibrated probabilities, (n,) or (n, classes)}.
     """
-    images, probabilities = _average_by_image(table, calibrated)
+    first, probabilities = average_by_image(table["image"].to_numpy(), calibrated)
+    images = table.iloc[first]
     labels, roles = images["label"].to_numpy(), images["role"].to_numpy()
     validation, rows = roles == "validation", roles == role
     thresholds = {
         key: metrics.select_threshold(labels[validation], values[validation]) for key, values in probabilities.items()
     }
     predictions = intervals.SeedPredictions(probabilities, thresholds).select(rows)
-    return _measure(labels[rows], predictions, images["patient"].to_numpy()[rows], (resamples, confidence, seed))
+    return measure(labels[rows], predictions, images["patient"].to_numpy()[rows], (resamples, confidence, seed))
 
 
-def pooled_image_metrics(
-    table: pd.DataFrame, scores: np.ndarray, thresholds: np.ndarray, resamples: int, confidence: float, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Return the metrics of NAMES of the images of pooled folds.
-
-    Args:
-        table: Columns image, patient and label; one row for each patch.
-        scores: Calibrated probabilities, (n,) or (n, classes).
-        thresholds: Of the patch's fold, (n,). That of an image is the mean over its patches.
-    """
-    images, probabilities = _average_by_image(table, {0: scores})
-    image_thresholds = _average_by_image(table, {0: thresholds})[1]
-    predictions = intervals.SeedPredictions(probabilities, image_thresholds)
-    labels, patients = images["label"].to_numpy(), images["patient"].to_numpy()
-    return _measure(labels, predictions, patients, (resamples, confidence, seed))
-
-
-def _average_by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
+def average_by_image(images: np.ndarray, values: dict[int, np.ndarray]) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Average arrays with a row for each patch, (n,) or (n, classes), over the patches of each image.
 
+    Args:
+        images: Text, (n,). The image of each patch.
+
     Returns:
-        The first row of each image, and the means by the keys of `values`, (images,) or (images, classes).
+        The position of each image's first patch, and the means by the keys of `values`, (images,) or (images, classes).
     """
-    codes, _ = pd.factorize(table["image"])
-    first = table.iloc[np.unique(codes, return_index=True)[1]]
+    codes, _ = pd.factorize(images)
+    first = np.unique(codes, return_index=True)[1]
     counts = np.bincount(codes)
     means = {}
     for key, rows in values.items():
@@ -74,7 +61,7 @@ def _average_by_image(table: pd.DataFrame, values: dict[int, np.ndarray]) -> tup
     return first, means
 
 
-def _measure(
+def measure(
     labels: np.ndarray, predictions: intervals.SeedPredictions, patients: np.ndarray, bootstrap: tuple[int, float, int]
 ) -> dict[str, dict[str, Any]]:
     """Return {metric: {value, low, high, seeds}} for NAMES. All arrays have an element for each image, not patch.

@@ -34,12 +34,15 @@ class SeedPredictions(NamedTuple):
     probabilities: dict[int, np.ndarray]  # by seed: of the second of two classes, (n,), or of each, (n, classes)
     # by seed: one, or one for each patch, (n,), selected on validation; `None` with more than two classes
     thresholds: dict[int, float | np.ndarray | None]
+    # (n,), of cross-validation: areas under curves compare patches of the same fold only; `None` otherwise
+    folds: np.ndarray | None = None
 
     def select(self, rows: np.ndarray) -> "SeedPredictions":
         """Return the predictions of some patches; `rows` is a mask or indices."""
         return SeedPredictions(
             {seed: values[rows] for seed, values in self.probabilities.items()},
             {seed: value[rows] if isinstance(value, np.ndarray) else value for seed, value in self.thresholds.items()},
+            None if self.folds is None else self.folds[rows],
         )
 
     def against_rest(self, label: int) -> "SeedPredictions":
@@ -52,6 +55,7 @@ class SeedPredictions(NamedTuple):
         return SeedPredictions(
             {seed: scores for seed, (scores, _) in pairs.items()},
             {seed: thresholds for seed, (_, thresholds) in pairs.items()},
+            self.folds,
         )
 
 
@@ -101,7 +105,7 @@ def bootstrap_metrics(
     by_seed = []
     for seed, scores in predictions.probabilities.items():
         threshold = predictions.thresholds[seed]
-        measured = [metrics.compute_metrics(labels, scores, threshold, chunk) for chunk in chunks]
+        measured = [metrics.compute_metrics(labels, scores, threshold, chunk, predictions.folds) for chunk in chunks]
         by_seed.append({name: np.concatenate([chunk[name] for chunk in measured]) for name in metrics.NAMES})
     counts = draw_seed_counts(len(by_seed), len(weights) - 1, rng)
     return {name: average_over_seeds(np.stack([values[name] for values in by_seed]), counts) for name in metrics.NAMES}

@@ -19,7 +19,11 @@ NAMES = (
 
 
 def compute_metrics(
-    labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
+    labels: np.ndarray,
+    scores: np.ndarray,
+    threshold: float | np.ndarray,
+    weights: np.ndarray,
+    folds: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return all metrics of NAMES; NaN if a resample has no patch that the metric is defined on.
 
@@ -29,9 +33,10 @@ def compute_metrics(
         threshold: A number, or one for each patch, (n,). At or above it a patch is called the second class. Not used
             with more than two classes.
         weights: float, (resamples, n).
+        folds: As `areas_under_curves` takes them. Defaults to `None`.
     """
     if scores.ndim == 2:
-        return _multiclass_metrics(labels, scores, weights)
+        return _multiclass_metrics(labels, scores, weights, folds)
     positive = labels == 1
     called = scores >= threshold
     clipped = np.clip(scores, 1e-7, 1 - 1e-7)
@@ -44,7 +49,7 @@ def compute_metrics(
         sensitivity = true_positive / (weights @ positive)
         specificity = true_negative / (weights @ ~positive)
         return {
-            **areas_under_curves(positive, scores, weights),
+            **areas_under_curves(positive, scores, weights, folds),
             "balanced_accuracy": (sensitivity + specificity) / 2,
             "accuracy": (true_positive + true_negative) / total,
             "sensitivity": sensitivity,
@@ -56,14 +61,16 @@ def compute_metrics(
         }
 
 
-def _multiclass_metrics(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _multiclass_metrics(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray, folds: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """Return {metric: (resamples,)} for more than two classes. Arguments as in `compute_metrics`.
 
     Most are means over the classes, each against the rest. NaN in resamples that lack a class.
     """
     num_classes = scores.shape[1]
     by_class = [
-        compute_metrics((labels == label).astype(int), *against_rest(scores, label), weights)
+        compute_metrics((labels == label).astype(int), *against_rest(scores, label), weights, folds)
         for label in range(num_classes)
     ]
     is_absent = (weights @ np.eye(num_classes)[labels] == 0).any(1)  # then no mean over the classes is defined
@@ -153,18 +160,37 @@ def operating_points(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]
     }
 
 
-def areas_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+def areas_under_curves(
+    positive: np.ndarray, scores: np.ndarray, weights: np.ndarray, folds: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Return the ROC AUC and the PR AUC (average precision) of every resample.
 
-    Patches with equal scores form one threshold.
+    Patches with equal scores form one threshold. Scores of different folds are from different networks, which are not
+    on one scale: only patches of the same fold are compared (Forman and Scholz 2010). The ROC AUC is then the share of
+    all pairs of a positive and a negative patch of one fold, and the PR AUC the mean over positive patches.
 
     Args:
         positive: bool, (n,).
         scores: float, (n,).
         weights: float, (resamples, n).
+        folds: (n,). The fold of cross-validation that each patch is tested in. Defaults to `None`, one for all.
 
     Returns:
-        Two arrays, (resamples,); NaN where a resample has no positive patch, and of the ROC AUC no negative one.
+        Two arrays, (resamples,); NaN where a resample has no positive patch, and of the ROC AUC no pair.
+    """
+    if folds is None:
+        sums = [_sums_under_curves(positive, scores, weights)]
+    else:
+        by_fold = [folds == fold for fold in np.unique(folds)]
+        sums = [_sums_under_curves(positive[rows], scores[rows], weights[:, rows]) for rows in by_fold]
+    concordant, pairs, precision, positives = (np.sum(values, 0) for values in zip(*sums, strict=True))
+    return {"roc_auc": concordant / pairs, "pr_auc": precision / positives}
+
+
+def _sums_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return what `areas_under_curves` divides: pairs in the right order, pairs, sum of precisions, positive patches.
+
+    Each has the shape (resamples,). Arguments as in `areas_under_curves`, of one fold.
     """
     order = np.argsort(-scores, kind="stable")
     # The last patch of each group of equal scores: only there is a threshold.
@@ -175,9 +201,9 @@ def areas_under_curves(positive: np.ndarray, scores: np.ndarray, weights: np.nda
     false_steps = np.diff(false_positives, axis=1, prepend=0)
     # Areas of trapezoids under the ROC curve, in patches squared.
     trapezoids = false_steps * (true_positives - true_steps / 2)
-    roc_auc = trapezoids.sum(1) / (true_positives[:, -1] * false_positives[:, -1])
     precision = true_positives / np.maximum(true_positives + false_positives, np.finfo(float).tiny)
-    return {"roc_auc": roc_auc, "pr_auc": (true_steps * precision).sum(1) / true_positives[:, -1]}
+    positives = true_positives[:, -1]
+    return trapezoids.sum(1), positives * false_positives[:, -1], (true_steps * precision).sum(1), positives
 
 
 def _calibration_error(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

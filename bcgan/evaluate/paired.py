@@ -95,7 +95,7 @@ def _predictions_by_classifier(table: pd.DataFrame) -> dict[str, intervals.SeedP
 
     Args:
         table: probabilities.csv of the stage `evaluate`, whose validation patches select thresholds; or of
-            `cross_validation`, which has test patches only, calibrated, and the threshold of each patch's fold.
+            `cross_validation`, which has test patches only, calibrated, with fold and threshold of each.
     """
     if "validation" in set(table["role"]):
         return {name: predictions.called() for name, predictions in score.calibrate_classifiers(table).items()}
@@ -104,7 +104,8 @@ def _predictions_by_classifier(table: pd.DataFrame) -> dict[str, intervals.SeedP
         column = threshold_column(name)
         thresholds = table[column].to_numpy(float) if column in table else None  # none with more than two classes
         probabilities = {seed: get_probabilities(table, name, seed) for seed in seeds}
-        by_classifier[name] = intervals.SeedPredictions(probabilities, dict.fromkeys(seeds, thresholds))
+        folds = table["fold"].to_numpy()
+        by_classifier[name] = intervals.SeedPredictions(probabilities, dict.fromkeys(seeds, thresholds), folds)
     return by_classifier
 
 

@@ -321,9 +321,10 @@ def _find_stage_folder(title: str, report: dict, stage: str) -> Path:
     if stage == "evaluate":
         return folder
     folder = folder.with_name(stage)
-    if not (folder / "probabilities.csv").is_file():
+    path = folder / "probabilities.csv"
+    if not path.is_file() or "fold" not in pd.read_csv(path, nrows=0):
         raise InputError(
-            f"{folder} has no predictions: an earlier version wrote it. Delete it and run "
+            f"{folder} has no predictions by fold: an earlier version wrote it. Run "
             f"bcgan run {report['experiment']} --until {stage}, which reuses the trainings"
         )
     if runs.read_json(folder / "cross_validation.json") != report[stage]:

@@ -27,6 +27,23 @@ def test_calibration_does_not_change_probabilities_that_fall_with_the_label():
     assert calibration.fit(1 - labels * 0.8 - 0.1, labels) == calibration.Calibration(1.0, 0.0)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("count", [6, 12, 60])
+def test_few_patches_that_are_told_apart_without_error_do_not_make_every_probability_0_or_1(num_classes, count):
+    """Platt's targets: with n patches of a class, the fit aims at (n + 1) / (n + 2)."""
+    rng = np.random.default_rng(count)
+    labels = np.arange(count) % num_classes
+    logits = 2 * np.eye(num_classes)[labels] + rng.uniform(-0.5, 0.5, (count, num_classes))
+    probabilities = calibration.to_probabilities(logits if num_classes > 2 else logits[:, 1] - logits[:, 0])
+    fitted = calibration.fit(probabilities, labels)
+    calibrated = calibration.apply(fitted, probabilities)
+    of_class = calibrated[np.arange(count), labels] if num_classes > 2 else np.where(labels, calibrated, 1 - calibrated)
+    target = (count / num_classes + 1) / (count / num_classes + 2)
+    assert np.mean(of_class) == pytest.approx(target, abs=0.02) and of_class.max() < 1 - 0.1 * (1 - target)
+    if num_classes == 2:  # the order does not change
+        np.testing.assert_array_equal(calibrated.argsort(), probabilities.argsort())
+
+
 def field(noise: float):
     """A slide of 20 x 20 patches whose right half is malignant, with noisy probabilities."""
     places = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2) * 50

@@ -114,22 +114,25 @@ def test_the_same_corner_of_two_images_of_a_patient_is_two_places(runs, tmp_path
 
 
 def test_cross_validated_runs_are_compared_with_the_threshold_of_each_fold(tmp_path):
-    """Every patch is a test patch; a threshold that differs by fold decides the balanced accuracy."""
+    """Every patch is a test patch; folds differ in their thresholds, and their scores are on other scales."""
     rng, tables = np.random.default_rng(0), []
-    labels = np.arange(400) % 2
+    labels, folds = np.arange(400) % 2, np.arange(400) // 200
     for noise in (3.0, 1.0):
-        scores = 1 / (1 + np.exp(-(2 * labels - 1 + noise * rng.normal(size=400))))
+        scores = 1 / (1 + np.exp(-(2 * labels - 1 + noise * rng.normal(size=400) + 5 * folds)))
         tables.append(pd.DataFrame({
             "id": [f"patch{number:03d}" for number in range(400)], "image": "", "source": "one",
             "patient": [f"p{number // 20:02d}" for number in range(400)], "x": -1, "y": -1, "label": labels,
-            "role": "test", "cnn-seed0": scores, "threshold:cnn": np.where(np.arange(400) < 200, 0.5, 2.0),
+            "role": "test", "fold": folds, "cnn-seed0": scores, "threshold:cnn": np.where(folds == 0, 0.5, 2.0),
         }))  # fmt: skip
     reordered = tables[1].sample(frac=1, random_state=1)
     folders = write(tmp_path / "reference", tables[0]), write(tmp_path / "candidate", reordered)
     differences = {row["metric"]: row for row in compare_runs(*folders, SETTINGS)}
     assert set(differences) == {"roc_auc", "balanced_accuracy", "f1"}
     assert (differences["roc_auc"]["patches"], differences["roc_auc"]["patients"]) == (400, 20)
-    areas = [roc_auc_score(labels, table["cnn-seed0"]) for table in tables]
+    areas = [
+        np.mean([roc_auc_score(labels[folds == fold], table["cnn-seed0"][folds == fold]) for fold in (0, 1)])
+        for table in tables
+    ]
     assert differences["roc_auc"]["value"] == pytest.approx(areas[1] - areas[0])
     accuracies = [  # the threshold of the second half is above every score
         balanced_accuracy_score(labels, (table["cnn-seed0"] >= table["threshold:cnn"]).astype(int)) for table in tables
@@ -147,7 +150,7 @@ def test_cross_validated_runs_of_three_classes_have_no_thresholds(tmp_path):
         tables.append(pd.DataFrame({
             "id": [f"patch{number:03d}" for number in range(300)], "image": "", "source": "one",
             "patient": [f"p{number // 15:02d}" for number in range(300)], "x": -1, "y": -1, "label": labels,
-            "role": "test", **columns,
+            "role": "test", "fold": np.arange(300) // 150, **columns,
         }))  # fmt: skip
     folders = write(tmp_path / "reference", tables[0]), write(tmp_path / "candidate", tables[1])
     differences = {row["metric"]: row["value"] for row in compare_runs(*folders, SETTINGS)}

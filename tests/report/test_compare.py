@@ -78,12 +78,15 @@ def test_compare_has_cross_validated_differences_where_both_runs_have_them(repor
         path.write_text(json.dumps(results | {"cross_validation": measured}))
     arguments = ["compare", *map(str, names), "--out", str(tmp_path / "c")]
     csv = tmp_path / "c/differences_by_cross-validation.csv"
-    with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
-    assert stop.value.code == 0
-    assert "an earlier version wrote it. Delete it and run bcgan run tiny --until cross_val" in capsys.readouterr().err
-    assert not csv.exists()
-    table.assign(role="test", **{"threshold:gan_resnet": 0.5}).to_csv(folder / "probabilities.csv", index=False)
+    table = table.assign(role="test", **{"threshold:gan_resnet": 0.5})
+    for _ in ("no table", "one without folds"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0
+        assert "an earlier version wrote it. Run bcgan run tiny --until cross_val" in capsys.readouterr().err
+        assert not csv.exists()
+        table.to_csv(folder / "probabilities.csv", index=False)
+    table.assign(fold=0).to_csv(folder / "probabilities.csv", index=False)
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0
