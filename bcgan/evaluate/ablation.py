@@ -259,13 +259,14 @@ def _compare(
             reference[name],
             intervals.patients_of_metric(name, labels, patients),
             experiment.evaluate.confidence_level,
+            same_seeds=True,
         )
         for name in METRICS
     }
 
 
 def _bootstrap(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -> dict[str, np.ndarray]:
-    """Return each metric of a variant on a role's patches, and on the bootstrap resamples: float, (1 + resamples,).
+    """Return each metric of a variant on a role's patches, as `intervals.bootstrap_metrics` does.
 
     Thresholds and calibration come from the validation patches, also if these are measured.
     """
@@ -273,8 +274,7 @@ def _bootstrap(trials_by_seed: VariantTrials, role: str, experiment: Experiment)
     predictions = intervals.predictions_of_trials(trials_by_seed, first["validation_labels"], role)
     patients = first[f"{role}_patients"]
     weights = intervals.patient_weights(patients, experiment.evaluate.bootstrap_samples, experiment.seed)
-    rng = np.random.default_rng(experiment.seed)
-    return intervals.bootstrap_metrics(first[f"{role}_labels"], predictions, weights, rng)
+    return intervals.bootstrap_metrics(first[f"{role}_labels"], predictions, weights)
 
 
 def _classifier_settings(variant: AblationVariant) -> Classifier:

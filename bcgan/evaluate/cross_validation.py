@@ -150,12 +150,11 @@ def summarize(
         pooled = _pool_folds(folds, labels)
         rows = pooled.rows
         weights = intervals.patient_weights(patients[rows], settings.bootstrap_samples, experiment.seed)
-        rng = np.random.default_rng(experiment.seed)
-        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], pooled.predictions(), weights, rng)
+        bootstrapped[split] = intervals.bootstrap_metrics(labels[rows], pooled.predictions(), weights)
         if experiment.num_classes == 2:
             is_correct = (pooled.scores >= _pool_folds(folds, labels, "accuracy").thresholds) == labels[rows]
             resampled = weights @ is_correct / weights.sum(1)
-            bootstrapped[split][BEST_ACCURACY] = np.concatenate([[is_correct.mean()], resampled])
+            bootstrapped[split][BEST_ACCURACY] = np.concatenate([[is_correct.mean()], resampled])[None]
         if experiment.data.results_by_image and split != SPLITS[1]:
             by_image = _pool_folds(folds, labels, images=index["image"].to_numpy())
             image_results[split] = images.measure(

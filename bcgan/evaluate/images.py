@@ -94,9 +94,7 @@ def _patient_recognition_rate(
         weights @ _patient_rates(is_right(labels, values, predictions.thresholds[key]), patients) / weights.sum(1)
         for key, values in predictions.probabilities.items()
     ]
-    counts = intervals.draw_seed_counts(len(by_seed), resamples, np.random.default_rng((seed, 1)))
-    rate = intervals.average_over_seeds(np.stack(by_seed), counts)
-    return intervals.percentile_interval(rate, names, confidence) | {"seeds": len(by_seed)}
+    return intervals.percentile_interval(np.stack(by_seed), names, confidence) | {"seeds": len(by_seed)}
 
 
 def is_right(labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray | None) -> np.ndarray:

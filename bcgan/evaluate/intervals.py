@@ -1,12 +1,13 @@
-"""Bootstrap intervals over patients and training seeds.
+"""Bootstrap intervals over patients, widened by what trainings vary.
 
-Patients are resampled, not patches, because a patient's patches resemble each other. Seeds are resampled, because
-results vary between trainings.
+Patients are resampled, not patches, because a patient's patches resemble each other. Results also vary between
+trainings, of which there are too few to be resampled: their variance widens the intervals (`widen`).
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from bcgan.classify import calibration
 from bcgan.evaluate import metrics
@@ -87,18 +88,15 @@ def calibrate(predictions: SeedPredictions, validation: np.ndarray, labels: np.n
     return CalibratedPredictions(predictions, predictions._replace(probabilities=calibrated), calibrations)
 
 
-def bootstrap_metrics(
-    labels: np.ndarray, predictions: SeedPredictions, weights: np.ndarray, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Return each metric of `metrics.NAMES` on the observed patches, then on each resample of patients and seeds.
+def bootstrap_metrics(labels: np.ndarray, predictions: SeedPredictions, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each metric of `metrics.NAMES` of each training, on the observed patches and on each resample of patients.
 
     Args:
         labels: integers, (n,).
         weights: From `patient_weights`, (resamples, n).
-        rng: Draws the seeds.
 
     Returns:
-        {metric: float, (1 + resamples,)}; element 0 is the observed metric. All are means over the seeds.
+        {metric: float, (trainings, 1 + resamples)}; column 0 is the observed metric.
     """
     weights = np.concatenate([np.ones((1, len(labels)), np.float32), weights])
     chunks = [weights[start : start + CHUNK_SIZE] for start in range(0, len(weights), CHUNK_SIZE)]
@@ -107,28 +105,47 @@ def bootstrap_metrics(
         threshold = predictions.thresholds[seed]
         measured = [metrics.compute_metrics(labels, scores, threshold, chunk, predictions.folds) for chunk in chunks]
         by_seed.append({name: np.concatenate([chunk[name] for chunk in measured]) for name in metrics.NAMES})
-    counts = draw_seed_counts(len(by_seed), len(weights) - 1, rng)
-    return {name: average_over_seeds(np.stack([values[name] for values in by_seed]), counts) for name in metrics.NAMES}
+    return {name: np.stack([values[name] for values in by_seed]) for name in metrics.NAMES}
 
 
-def draw_seed_counts(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each training counts in each bootstrap resample of the seeds: integers, (resamples, seeds).
+class TrainingNoise(NamedTuple):
+    """The variance that trainings add to a mean over them, and its degrees of freedom."""
 
-    One fewer is drawn than there are, which corrects the variance of the mean for few seeds (Rao and Wu 1988).
-    """
-    return rng.multinomial(max(1, seeds - 1), np.full(seeds, 1 / seeds), size=resamples)
+    variance: float
+    degrees: int
 
 
-def average_over_seeds(values: np.ndarray, seed_counts: np.ndarray) -> np.ndarray:
-    """Return a metric's mean over the seeds, then in each resample its mean over the drawn seeds: (1 + resamples,).
+def training_noise(by_training: np.ndarray) -> tuple[TrainingNoise, ...]:
+    """Return the noise of the mean of a metric over trainings, (trainings,); none if there is one, or all are equal."""
+    count = len(by_training)
+    variance = float(by_training.var(ddof=1)) / count if count > 1 else 0.0
+    return (TrainingNoise(variance, count - 1),) if variance > 0 else ()
+
+
+def widen(resamples: np.ndarray, noises: tuple[TrainingNoise, ...], num_patients: int, confidence: float) -> np.ndarray:
+    """Return resamples of patients, spread further about their mean by what trainings vary.
+
+    Their variance grows by that of the trainings. Two or three trainings say little about their variance, so that
+    percentiles of the sum would be too narrow: the quantile of Student's t, whose degrees of freedom are those of
+    Welch and Satterthwaite, replaces that of the patients alone. Without noise the resamples are unchanged.
 
     Args:
-        values: float, (seeds, 1 + resamples). Column 0 is the observed metric of each seed.
-        seed_counts: integers, (resamples, seeds). How often each resample drew each seed.
+        resamples: float, (resamples,), NaN where undefined. A mean over the trainings, or a difference of two means.
+        noises: From `training_noise`, of each mean.
+        num_patients: That were resampled.
+        confidence: In (0, 1), of the interval.
     """
-    # Where a seed is not drawn, 0 replaces a metric that may be NaN.
-    resampled = np.where(seed_counts.T > 0, values[:, 1:] * seed_counts.T, 0).sum(0) / seed_counts.sum(1)
-    return np.concatenate([[values[:, 0].mean()], resampled])
+    finite = resamples[np.isfinite(resamples)]
+    if not noises or not len(finite):
+        return resamples
+    center, patient_variance, degrees = finite.mean(), finite.var(), max(1, num_patients - 1)
+    variance = patient_variance + sum(noise.variance for noise in noises)
+    parts = patient_variance**2 / degrees + sum(noise.variance**2 / noise.degrees for noise in noises)
+    all_degrees, upper = variance**2 / parts, (1 + confidence) / 2
+    if patient_variance < 1e-9 * variance:  # no resample differs: the trainings alone vary
+        return center + np.sqrt(variance) * stdtrit(all_degrees, (np.arange(len(resamples)) + 0.5) / len(resamples))
+    factor = np.sqrt(variance / patient_variance) * stdtrit(all_degrees, upper) / stdtrit(degrees, upper)
+    return center + factor * (resamples - center)
 
 
 def metrics_with_intervals(
@@ -139,7 +156,7 @@ def metrics_with_intervals(
     confidence: float,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Return every metric, averaged over the training seeds, with a bootstrap interval over patients and seeds.
+    """Return every metric, averaged over the training seeds, with an interval over patients and trainings.
 
     Args:
         labels: integers, (n,).
@@ -153,7 +170,7 @@ def metrics_with_intervals(
         of one class. seeds: number of trainings.
     """
     weights = patient_weights(patients, resamples, seed)
-    by_metric = bootstrap_metrics(labels, predictions, weights, np.random.default_rng((seed, 1)))
+    by_metric = bootstrap_metrics(labels, predictions, weights)
     return {
         name: percentile_interval(values, patients_of_metric(name, labels, patients), confidence)
         | {"seeds": len(predictions.probabilities)}
@@ -180,7 +197,7 @@ def patients_of_metric(metric: str, labels: np.ndarray, patients: np.ndarray) ->
 
 
 def paired_difference(
-    candidate: np.ndarray, reference: np.ndarray, patients: np.ndarray, confidence: float
+    candidate: np.ndarray, reference: np.ndarray, patients: np.ndarray, confidence: float, same_seeds: bool = False
 ) -> dict[str, float | None]:
     """Return {value, low, high, p, p_floor} of candidate minus reference: a paired bootstrap test.
 
@@ -188,12 +205,20 @@ def paired_difference(
     without an interval. p_floor: the smallest p that so many resamples can give; at it, p is only known to be below.
 
     Args:
-        candidate, reference: A metric from `bootstrap_metrics` with the same weights, (1 + resamples,).
+        candidate, reference: A metric from `bootstrap_metrics` with the same weights, (trainings, 1 + resamples).
         patients: (n,). The patient of each patch that the metric is defined on, from `patients_of_metric`.
         confidence: In (0, 1).
+        same_seeds: Whether trainings are paired too, such as by the patients that they were trained on. Defaults to
+            False.
     """
-    gain = candidate - reference
-    estimate, defined_gains = percentile_interval(gain, patients, confidence), gain[1:][np.isfinite(gain[1:])]
+    gain = candidate.mean(0) - reference.mean(0)
+    if same_seeds:
+        noises = training_noise(candidate[:, 0] - reference[:, 0])
+    else:
+        noises = training_noise(candidate[:, 0]) + training_noise(reference[:, 0])
+    gain[1:] = widen(gain[1:], noises, len(np.unique(patients)), confidence)
+    estimate = percentile_interval(gain[None], patients, confidence)
+    defined_gains = gain[1:][np.isfinite(gain[1:])]
     has_interval = estimate["low"] is not None
     num_beyond = min((defined_gains <= 0).sum(), (defined_gains >= 0).sum())
     floor = 2 / (len(defined_gains) + 1)
@@ -260,21 +285,33 @@ def mean_with_interval(
     weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
     with np.errstate(invalid="ignore"):
         means = (weights @ np.where(finite, values, 0)) / (weights @ finite)
-    return percentile_interval(means, patients[finite], confidence)
+    return percentile_interval(means[None], patients[finite], confidence)
+
+
+def resampled_means(values: np.ndarray, num_patients: int, confidence: float) -> np.ndarray:
+    """Return the mean over trainings of each resample, spread further by `widen`; within [0, 1] if all means are.
+
+    Args:
+        values: float, (trainings, 1 + resamples), from `bootstrap_metrics`.
+        num_patients, confidence: As `widen` takes them.
+    """
+    means = values[:, 1:].mean(0)
+    samples, finite = widen(means, training_noise(values[:, 0]), num_patients, confidence), means[np.isfinite(means)]
+    return samples.clip(0, 1) if finite.min(initial=0) >= 0 and finite.max(initial=1) <= 1 else samples
 
 
 def percentile_interval(values: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
-    """Return {value, low, high} of a metric with a percentile interval from its bootstrap resamples.
+    """Return {value, low, high} of a metric's mean over trainings, with a percentile interval over `resampled_means`.
 
     An undefined value is `None`. So are low and high with fewer than MIN_PATIENTS patients, or if the metric is defined
     in MIN_DEFINED_FRACTION of the resamples or fewer.
 
     Args:
-        values: float, (1 + resamples,). Element 0 is the observed metric.
+        values: float, (trainings, 1 + resamples), from `bootstrap_metrics`. Column 0 is the observed metric.
         patients: (n,). The patient of each patch that the metric is defined on, from `patients_of_metric`.
         confidence: In (0, 1).
     """
-    value, samples = values[0], values[1:]
+    value, samples = values[:, 0].mean(), resampled_means(values, len(np.unique(patients)), confidence)
     finite, low, high = np.isfinite(samples), np.nan, np.nan
     if len(np.unique(patients)) >= MIN_PATIENTS and finite.mean() > MIN_DEFINED_FRACTION:
         tail = (1 - confidence) / 2 * 100

@@ -141,9 +141,7 @@ def summarize(
         for arm in settings.arms:
             by_seed = {seed: results[Cell(fraction, arm, seed)] for seed in settings.seeds}
             predictions = intervals.predictions_of_trials(by_seed, labels["validation"])
-            # The same seeds are drawn for every arm: a seed stands for the same training patients.
-            rng = np.random.default_rng(experiment.seed)
-            by_arm[arm] = intervals.bootstrap_metrics(labels["test"], predictions, patient_weights, rng)
+            by_arm[arm] = intervals.bootstrap_metrics(labels["test"], predictions, patient_weights)
             figures = {
                 name: intervals.percentile_interval(values, limiting(name), confidence) | {"seeds": len(settings.seeds)}
                 for name, values in by_arm[arm].items()
@@ -157,8 +155,8 @@ def summarize(
         compared = [arm for arm in settings.arms if arm != BASELINE] if BASELINE in by_arm else []
         for arm in compared:
             for metric in ("roc_auc", "balanced_accuracy"):
-                gain = intervals.paired_difference(
-                    by_arm[arm][metric], by_arm[BASELINE][metric], limiting(metric), confidence
+                gain = intervals.paired_difference(  # a seed stands for the same training patients in every arm
+                    by_arm[arm][metric], by_arm[BASELINE][metric], limiting(metric), confidence, same_seeds=True
                 )
                 differences.append(
                     {"train_fraction": fraction, "arm": arm, "reference": BASELINE, "metric": metric, **gain}

@@ -78,9 +78,8 @@ def compare_runs(
     counts = {"patches": len(labels), "patients": len(np.unique(patients))}
     results = []
     for name in (name for name in by_run[1] if name in by_run[0]):
-        rng = np.random.default_rng(settings.seed)
         reference_metrics, candidate_metrics = (
-            intervals.bootstrap_metrics(labels, predictions[name].select(run_rows), weights, rng)
+            intervals.bootstrap_metrics(labels, predictions[name].select(run_rows), weights)
             for predictions, run_rows in zip(by_run, rows, strict=True)
         )
         differences = intervals.compare_metrics(

@@ -64,13 +64,11 @@ def patient_metrics(
             ]
         for name in NAMES:
             by_name[name].append(_mean_of_defined(np.stack([values[name] for values in by_class])))
-    counts = intervals.draw_seed_counts(len(calibrated), resamples, np.random.default_rng((seed, 1)))
-    means = {name: intervals.average_over_seeds(np.stack(values), counts) for name, values in by_name.items()}
     limiting = {"patient_roc_auc": _patients_of_rarest_kind(labels, patients)}
     return {
-        name: intervals.percentile_interval(values, limiting.get(name, patients), confidence)
+        name: intervals.percentile_interval(np.stack(values), limiting.get(name, patients), confidence)
         | {"seeds": len(calibrated)}
-        for name, values in means.items()
+        for name, values in by_name.items()
     }
 
 

@@ -307,9 +307,8 @@ def _compare_classifiers(
     settings, test = experiment.evaluate, (table["role"] == "test").to_numpy()
     labels, patients = table["label"].to_numpy()[test], table["patient"].to_numpy()[test]
     resample_weights = intervals.patient_weights(patients, settings.bootstrap_samples, experiment.seed)
-    rng = np.random.default_rng(0)
     bootstrapped = {
-        name: intervals.bootstrap_metrics(labels, calibrated.called().select(test), resample_weights, rng)
+        name: intervals.bootstrap_metrics(labels, calibrated.called().select(test), resample_weights)
         for name, calibrated in predictions.items()
     }
     proposed = experiment.proposed

@@ -111,14 +111,14 @@ def compare(
         "random_split": StratifiedKFold(FOLDS, shuffle=True, random_state=experiment.seed),
         "patient_split": StratifiedGroupKFold(FOLDS, shuffle=True, random_state=experiment.seed),
     }
-    areas, rng = {}, np.random.default_rng(experiment.seed)
+    areas = {}
     for name, split in splits.items():
         folds = list(split.split(features, labels, patients if name == "patient_split" else None))
         probabilities = metrics.second_or_all(
             cross_val_predict(model, features, labels, cv=folds, method="predict_proba")
         )
         predictions = intervals.SeedPredictions({0: probabilities}, {0: 0.5})
-        areas[name] = intervals.bootstrap_metrics(labels, predictions, weights, rng)["roc_auc"]
+        areas[name] = intervals.bootstrap_metrics(labels, predictions, weights)["roc_auc"]
     confidence = settings.confidence_level
     patients = intervals.patients_of_metric("roc_auc", labels, patients)
     estimates = {name: intervals.percentile_interval(area, patients, confidence) for name, area in areas.items()}

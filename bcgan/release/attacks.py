@@ -134,7 +134,7 @@ def _bootstrap(measure: Callable[[np.ndarray], np.ndarray], patients: np.ndarray
     values = [
         measure(weights[start : start + intervals.CHUNK_SIZE]) for start in range(0, len(weights), intervals.CHUNK_SIZE)
     ]
-    return intervals.percentile_interval(np.concatenate(values), patients, CONFIDENCE_LEVEL)
+    return intervals.percentile_interval(np.concatenate(values)[None], patients, CONFIDENCE_LEVEL)
 
 
 def average_by_patient(scores: np.ndarray, real: RealPatches) -> tuple[np.ndarray, RealPatches]:

@@ -187,13 +187,12 @@ def _bootstrap(
     labels: np.ndarray,
     resampled: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Return {metric of COMPARED: float, (1 + resamples,)} on test patches; element 0 is the observed metric.
+    """Return {metric of COMPARED: float, (1, 1 + resamples)} on test patches; column 0 is the observed metric.
 
     ece is that of calibrated probabilities. `rows` selects the test patches of `predictions`.
     """
     measure = partial(intervals.bootstrap_metrics, labels, weights=resampled)
-    called = measure(predictions.called().select(rows), rng=np.random.default_rng(attacks.SEED))
-    calibrated = measure(predictions.calibrated.select(rows), rng=np.random.default_rng(attacks.SEED))
+    called, calibrated = measure(predictions.called().select(rows)), measure(predictions.calibrated.select(rows))
     return {name: (calibrated if name == "ece" else called)[name] for name in COMPARED}
 
 

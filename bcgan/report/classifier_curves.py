@@ -13,7 +13,7 @@ import seaborn as sns
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from bcgan.classes import class_noun
-from bcgan.evaluate.intervals import draw_seed_counts, format_estimate, patient_weights
+from bcgan.evaluate.intervals import format_estimate, patient_weights, resampled_means
 from bcgan.evaluate.metrics import CALIBRATION_BINS
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_COLORS, CLASSIFIER_NAMES, INK, METRIC_NAMES, MUTED, ReportFigure
@@ -307,7 +307,7 @@ def mean_curve(curve: CurveFunction, labels, scores: list[np.ndarray], x: np.nda
 
 
 def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunction, x: np.ndarray) -> np.ndarray:
-    """Return the confidence limits of a classifier's mean curve by a bootstrap of patients and seeds: (2, len(x)).
+    """Return the confidence limits of a classifier's mean curve over patients and trainings: (2, len(x)).
 
     Args:
         test: Predictions of the test patches.
@@ -326,10 +326,15 @@ def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunctio
     weights = weights[has_both_classes][:BAND_RESAMPLES]
     if not len(weights):
         return np.full((2, len(x)), np.nan)
-    rng, curves = np.random.default_rng((run.experiment.seed, 1)), []
-    for resample, seed_counts in zip(weights, draw_seed_counts(len(scores_by_seed), len(weights), rng), strict=True):
-        is_drawn = resample > 0
-        drawn_scores = [scores_by_seed[seed][is_drawn] for seed in np.repeat(np.arange(len(seed_counts)), seed_counts)]
-        curves.append(mean_curve(curve, labels[is_drawn], drawn_scores, x, resample[is_drawn]))
+    curves = []  # (1 + resamples, trainings, len(x)), first of the observed patches
+    for counts in (np.ones_like(weights[0]), *weights):
+        is_drawn = counts > 0
+        curves.append([
+            mean_curve(curve, labels[is_drawn], [scores[is_drawn]], x, counts[is_drawn]) for scores in scores_by_seed
+        ])  # fmt: skip
+    samples = [
+        resampled_means(of_x.T, test["patient"].nunique(), settings.confidence_level)
+        for of_x in np.moveaxis(np.array(curves), 2, 0)
+    ]
     tail = (1 - settings.confidence_level) / 2
-    return np.quantile(curves, (tail, 1 - tail), axis=0)
+    return np.quantile(samples, (tail, 1 - tail), axis=1)

@@ -76,8 +76,8 @@ def test_two_test_patients_give_no_band(run):
         assert "bootstrap" not in drawn.caption and "band" not in drawn.caption
 
 
-def test_the_band_draws_one_training_fewer_than_there_are(ten_patients):
-    """Of two trainings one is drawn: with as many as there are, half of the resamples would average both."""
+def test_the_band_is_that_of_the_trainings_where_only_they_differ(ten_patients):
+    """Of two, one is always right and one always wrong: Student's t with one degree of freedom."""
     name, right = "gan_resnet", ten_patients.probabilities["label"] * 0.8 + 0.1
     scores = {f"{name}-seed0": right, f"{name}-seed1": 1 - right}
     evaluate = ten_patients.experiment.evaluate.replace(confidence_level=0.4)  # from 30 % to 70 % of the resamples
@@ -87,8 +87,9 @@ def test_the_band_draws_one_training_fewer_than_there_are(ten_patients):
     )
     band = classifier_curves.roc(run).numbers.query("classifier == @name").iloc[1:-1]
     np.testing.assert_allclose(band["Sensitivity"], 0.5)
-    np.testing.assert_allclose(band["low"], 0, atol=1e-9)
-    np.testing.assert_allclose(band["high"], 1)
+    half_width = 0.5 * np.tan(np.pi * 0.2)  # its quantile of 70 %, times the standard error of the mean
+    np.testing.assert_allclose(band["low"], 0.5 - half_width, atol=0.02)
+    np.testing.assert_allclose(band["high"], 0.5 + half_width, atol=0.02)
 
 
 @pytest.mark.parametrize("draw", [classifier_curves.roc, classifier_curves.precision_recall])
