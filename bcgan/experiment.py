@@ -101,14 +101,6 @@ class Experiment(Settings):
         return names.index(self.evaluate.explained_class or names[-1])
 
     @property
-    def trained_on_unlisted(self) -> tuple[str, ...]:
-        """Return the classifiers trained on unlabelled patches of patients outside the official lists."""
-        simclr_uses_unlisted = self.pretrain.weights == "shipped" or self.pretrain.include_unlisted
-        return tuple(
-            name for name, model in self.classify.models.items() if with_simclr({name: model}) and simclr_uses_unlisted
-        )
-
-    @property
     def ensemble_members(self) -> tuple[str, ...]:
         """Return the classifiers whose mean logit is refined by spatial context and exported."""
         return self.evaluate.ensemble_models or (self.proposed,)

@@ -226,7 +226,8 @@ def _class_fractions(labels: np.ndarray, num_classes: int, patch_weights: np.nda
 def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sampling:
     """Decide how batches are drawn from the real and the synthetic patches, and weight the classes in the loss.
 
-    Synthetic patches are `Classifier.synthetic_fraction` of every batch, and at least one patch is real.
+    Synthetic patches are `Classifier.synthetic_fraction` of every batch, and at least one patch is real. Batches are
+    smaller if there are fewer real patches than a batch takes.
     """
     real, synthetic, _ = data
     batch_size, seed = recipe.classify.batch_size, recipe.seed
@@ -235,6 +236,9 @@ def _build_sampling(data: TrainingData, recipe: Recipe, num_classes: int) -> Sam
     if synthetic:
         num_synthetic_per_batch = min(round(batch_size * recipe.classifier.synthetic_fraction), batch_size - 1)
     num_real_per_batch = min(batch_size - num_synthetic_per_batch, num_real)
+    if num_synthetic_per_batch and num_real_per_batch < batch_size - num_synthetic_per_batch:
+        share = num_synthetic_per_batch / batch_size
+        num_synthetic_per_batch = max(1, round(num_real_per_batch * share / (1 - share)))
     sampler = batches.epoch_sampler(np.arange(num_real), num_real_per_batch, seed)
     epoch_steps = recipe.epoch_steps or max(1, num_real // num_real_per_batch)
     patch_weights = None

@@ -2,8 +2,8 @@
 
 If a map ranks pixels well, the probability of the prediction falls fast as its highest pixels are removed, and rises
 fast as they are shown alone (Petsiuk et al. 2018). On phantom patches of two classes, the pixels that support
-malignancy should lie on malignant nuclei, which define the class. Random maps, and the same methods on an untrained
-network, give the level of chance. With more than two classes, one of them is explained against the rest.
+malignancy should lie on malignant nuclei, which define the class. Random maps give the level of chance, and the same
+methods on untrained networks what is not learnt. With more than two classes, one of them is explained against the rest.
 """
 
 from collections.abc import Callable
@@ -33,6 +33,7 @@ PIXEL_FRACTIONS = np.linspace(0, 1, 11)  # of the pixels that are removed or sho
 TOP_FRACTION = 0.05  # of the pixels, for the hit rate
 MAX_EXAMPLES = 4  # patches of each class in the figure
 NUM_PHANTOM_PATCHES = 96
+NUM_UNTRAINED = 3  # networks with random weights, whose scores differ a lot
 RESNET_LAYERS = ("stem_pool", "joint", "bottleneck1_add", "bottleneck2_add", "bottleneck4_add")
 NUM_CHANNELS = 6  # of each layer in the figure of feature maps
 
@@ -41,7 +42,7 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     """Test the explanations of the proposed classifier's first seed, and write explanations.json and explanations.npz.
 
     The JSON file has the results by method: `deletion` and `insertion`, areas {value, low, high} with their `curve`
-    over PIXEL_FRACTIONS, and on phantom patches those of `localization_scores`, also of an untrained network. The NPZ
+    over PIXEL_FRACTIONS, and on phantom patches those of `localization_scores`, also of untrained networks. The NPZ
     file has what the figures show: real and synthetic patches, uint8, their maps, and feature maps of two of them.
     """
     name, seed = experiment.proposed, experiment.classify.seeds_of(experiment.proposed)[0]
@@ -57,10 +58,12 @@ def evaluate(experiment: Experiment, store: Store, root: Path, folder: Path) -> 
     for method, explain in tested.items():
         results[method] = _score_perturbations(network, images, explain(network, images), patients, experiment)
     if experiment.data.name == "histology_phantom" and _explains_malignant_nuclei(experiment):
-        keras.utils.set_random_seed(experiment.seed)
-        untrained = build_for_run(name, root, images.shape[1], experiment.classify.models[name])
-        for suffix, tested_network in (("", network), ("_untrained", untrained)):
-            for method, measured in localization_scores(tested_network, tested, images.shape[1], experiment).items():
+        untrained = []
+        for number in range(NUM_UNTRAINED):
+            keras.utils.set_random_seed(experiment.seed + number)
+            untrained.append(build_for_run(name, root, images.shape[1], experiment.classify.models[name]))
+        for suffix, networks in (("", [network]), ("_untrained", untrained)):
+            for method, measured in localization_scores(networks, tested, images.shape[1], experiment).items():
                 results[method] |= {f"{name}{suffix}": estimate for name, estimate in measured.items()}
     counts = {"patches": len(rows), "patients": len(np.unique(patients))}
     described = {"classifier": name, "seed": seed, "class": experiment.data.class_names[label]}
@@ -163,40 +166,52 @@ def perturbation_curve(
 
 
 def localization_scores(
-    network: keras.Model, methods: dict, size: int, experiment: Experiment
+    networks: list[keras.Model], methods: dict, size: int, experiment: Experiment
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Return how well each method localizes malignant nuclei, on phantom patches of patients outside every split.
 
     top5_hit_rate: the share of the TOP_FRACTION highest pixels on malignant nuclei. energy_pointing_game: the share of
-    the positive values on them (Wang et al. 2020). From both, the share of all pixels on them is subtracted: 0 is
-    chance.
+    the positive values on them (Wang et al. 2020), undefined for a map without positive values. From both, the share
+    of all pixels on them is subtracted: 0 is chance.
 
     Args:
+        networks: Whose scores are averaged; those without a defined map are left out.
         methods: Functions from the network and images to maps, by name.
         size: Side of a patch, pixels.
 
     Returns:
-        {method: {score: {value, low, high}}}.
+        {method: {score: {value, low, high}}}; value is `None` if no map is defined.
     """
     mpp = data.microns_per_pixel(experiment.data)
     images, masks, patients = phantom_patches(NUM_PHANTOM_PATCHES, size, experiment.seed, mpp)
     masks = masks.reshape(len(images), -1)
     by_method = {}
     for method, explain in methods.items():
-        maps = explain(network, images).reshape(len(images), -1)
-        count = max(1, round(TOP_FRACTION * maps.shape[1]))
-        top = np.argsort(maps, axis=1)[:, -count:]
-        positive = maps.clip(0)
-        total = np.maximum(positive.sum(1), np.finfo(np.float32).tiny)
-        scores = {
-            "top5_hit_rate": np.take_along_axis(masks, top, 1).mean(1),
-            "energy_pointing_game": (positive * masks).sum(1) / total,
-        }
-        by_method[method] = {
-            name: intervals.mean_with_interval(values - masks.mean(1), patients, *experiment.bootstrap)
-            for name, values in scores.items()
-        }
+        by_network = [_score_maps(explain(network, images).reshape(len(images), -1), masks) for network in networks]
+        by_method[method] = {}
+        for score in by_network[0]:
+            values = np.stack([scores[score] for scores in by_network])
+            is_defined = np.isfinite(values).any(1)
+            values = values[is_defined] if is_defined.any() else values[:1]
+            by_method[method][score] = intervals.mean_with_interval(values, patients, *experiment.bootstrap)
     return by_method
+
+
+def _score_maps(maps: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of each patch's map, (n,), as `localization_scores` describes them.
+
+    Args:
+        maps: float, (n, pixels).
+        masks: bool, (n, pixels).
+    """
+    count = max(1, round(TOP_FRACTION * maps.shape[1]))
+    order = np.random.default_rng(0).permutation(maps.shape[1])  # equal values are not taken in the order of the pixels
+    top = order[np.argsort(maps[:, order], axis=1, kind="stable")[:, -count:]]
+    positive = maps.clip(0)
+    with np.errstate(invalid="ignore"):
+        energy = (positive * masks).sum(1) / positive.sum(1)
+    scores = {"top5_hit_rate": np.take_along_axis(masks, top, 1).mean(1), "energy_pointing_game": energy}
+    return {name: values - masks.mean(1) for name, values in scores.items()}
 
 
 def phantom_patches(count: int, size: int, seed: int, mpp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -275,17 +275,18 @@ def mean_with_interval(
     """Return {value, low, high}: the mean of the finite `values`, with a bootstrap interval over patients.
 
     Args:
-        values: float, (n,). A value for each patch; NaN if it is not defined.
+        values: float, (n,). A value for each patch; NaN if it is not defined. (trainings, n): the mean over trainings.
         patients: (n,). The patient of each patch.
         resamples: Number of bootstrap resamples.
         confidence: Of the interval, in (0, 1).
         seed: Of the resampling.
     """
+    values = np.atleast_2d(values)
     finite = np.isfinite(values)
-    weights = np.concatenate([np.ones((1, len(values))), patient_weights(patients, resamples, seed)])
+    weights = np.concatenate([np.ones((1, len(patients))), patient_weights(patients, resamples, seed)])
     with np.errstate(invalid="ignore"):
-        means = (weights @ np.where(finite, values, 0)) / (weights @ finite)
-    return percentile_interval(means[None], patients[finite], confidence)
+        means = (np.where(finite, values, 0) @ weights.T) / (finite @ weights.T)
+    return percentile_interval(means, patients[finite.any(0)], confidence)
 
 
 def resampled_means(values: np.ndarray, num_patients: int, confidence: float) -> np.ndarray:

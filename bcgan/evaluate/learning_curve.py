@@ -126,7 +126,6 @@ def summarize(
 
     Returns:
         network: The classifier of all cells.
-        ci_over: What the intervals are over, text.
         cells: [{train_fraction, arm, patients, patches, num_filter_fallbacks, figures: {metric: {value, low, high,
             seeds}}}]. patches is a mean over the seeds, num_filter_fallbacks the number of seeds with `short`.
         differences: [{train_fraction, arm, reference, metric, value, low, high, p, p_floor}], arm minus reference,
@@ -161,7 +160,7 @@ def summarize(
                 differences.append(
                     {"train_fraction": fraction, "arm": arm, "reference": BASELINE, "metric": metric, **gain}
                 )
-    return {"network": NETWORK, "ci_over": "test patients and draws", "cells": cells, "differences": differences}
+    return {"network": NETWORK, "cells": cells, "differences": differences}
 
 
 def _build(run: StageRun, store: Store, held_out: dict[str, Patches], cell: Cell, xla: bool, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from bcgan import data, progress, runs
 from bcgan.artifacts import StageRun
 from bcgan.classes import ClassPairs
-from bcgan.classifiers import CLASSIFIERS
+from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.classify import context, pretraining
 from bcgan.classify.scoring import predict_probabilities
 from bcgan.data.slide_names import slide_names, slide_titles
@@ -54,7 +54,7 @@ def evaluate(run: StageRun, store: Store) -> None:
         store.index,
         store.images,
         split=runs.read_json(root / "preprocess" / "split.json"),
-        unlabelled=bool(experiment.trained_on_unlisted),
+        unlabelled=_is_trained_on_unlisted(run, store.index),
         num_misfitted=leaks.count_not_fitted_on_validation(
             table,
             results,
@@ -108,6 +108,13 @@ def _predict_held_out(
         refined, context_weights = derived.refine_by_context(table, base, patch_px, experiment.data.classes)
         derived.set_probabilities(table, derived.CONTEXT, 0, refined, class_names)
     return table, context_weights
+
+
+def _is_trained_on_unlisted(run: StageRun, index: pd.DataFrame) -> bool:
+    """Return whether a classifier was pretrained on unlabelled patches of unlisted patients."""
+    unlisted = set(index["patient"][index["role"].str.startswith("unlisted")])
+    met = pretraining.pretraining_patients(run.root / "pretrain") & unlisted
+    return bool(met and with_simclr(run.experiment.classify.models))
 
 
 def read_probabilities(folder: Path) -> pd.DataFrame:

@@ -6,7 +6,6 @@ as it is. Test patients are not looked at. Trials are kept in the run: a search 
 
 import logging
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,6 @@ FOLDER, RESULTS = "tune", "tune.json"
 # Names of the searched settings, of one classifier and of all.
 OF_CLASSIFIER, OF_ALL_CLASSIFIERS = ("learning_rate", "epochs"), ("batch_size", "stain_jitter", "color_jitter", "loss")
 JOURNAL = "journal.log"  # of Optuna: every trial
-MIN_TRIALS_FOR_IMPORTANCE = 4  # with different values
 INSTALL = "pip install -r requirements-tune.txt"
 
 
@@ -49,13 +47,12 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
         inputs: SHA-256 of the files that the stage `ablation` reads, by name.
 
     Returns:
-        The content of tune.json: {model, space, trials, best, importance, baseline, inputs, bcgan}.
+        The content of tune.json: {model, space, trials, best, baseline, baseline_state, inputs, bcgan}.
 
         - trials: [{number, roc_auc, seconds, settings}], the best first; roc_auc is `None` if a trial diverged.
         - best: Settings to put into the experiment, by their names there.
-        - importance: {setting: how much it separates the best trials from the others, PED-ANOVA (Watanabe et al. 2023),
-          as a share of the sum over the settings}; `None` with fewer than MIN_TRIALS_FOR_IMPORTANCE.
-        - baseline: roc_auc of the experiment as it was then; `None` if its settings lie outside the space.
+        - baseline: roc_auc of the experiment as it was then, or `None`.
+        - baseline_state: measured, diverged, not tried, or outside the space.
 
     Raises:
         InputError: If Optuna is not installed.
@@ -78,7 +75,7 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
         n_startup_trials=min(10, max(2, num_trials // 3)),
     )
     start = _current_settings(experiment)
-    if not study.trials and _is_in_space(start, space):
+    if _is_in_space(start, space) and not any(trial.params == start for trial in study.trials):
         study.enqueue_trial(start)
     _repeat_interrupted(study)
     num_done = len(_finished_trials(study))
@@ -119,7 +116,7 @@ def read_results(root: Path) -> dict[str, Any] | None:
 def describe(results: dict[str, Any]) -> str:
     """Return the text that `bcgan tune` prints: the best trial, the unchanged experiment, and the settings to set."""
     best, baseline = results["trials"][0], results["baseline"]
-    as_it_is = "not in the space" if baseline is None else f"{baseline:.4f}"
+    as_it_is = results["baseline_state"] if baseline is None else f"{baseline:.4f}"
     overrides = " ".join(f"{key}={value}" for key, value in results["best"].items())
     return (
         f"{len(results['trials'])} trials of {results['model']}: validation ROC AUC {best['roc_auc']:.4f}, the "
@@ -233,9 +230,7 @@ def _repeat_interrupted(study: "optuna.Study") -> None:
 
 def _summarize(study: "optuna.Study", experiment: Experiment) -> dict[str, Any]:
     """Return what tune.json says of the trials: all keys that `tune` documents but inputs and bcgan."""
-    import optuna
-
-    model, names, start = experiment.tune.model, _setting_names(experiment.tune.model), _current_settings(experiment)
+    model, names = experiment.tune.model, _setting_names(experiment.tune.model)
     rows = [
         {"number": trial.number, "roc_auc": trial.value, "seconds": trial.user_attrs.get("seconds"),
          "settings": trial.params}
@@ -245,14 +240,21 @@ def _summarize(study: "optuna.Study", experiment: Experiment) -> dict[str, Any]:
     if rows[0]["roc_auc"] is None:
         raise WorkError("tune: every trial diverged. Lower the ends of tune.learning_rate, or set precision=float32.")
     best = rows[0]["settings"]
-    importance = None
-    if len({row["roc_auc"] for row in rows} - {None}) >= MIN_TRIALS_FOR_IMPORTANCE:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {
         "model": model, "space": experiment.tune.model_dump(mode="json", exclude={"model"}), "trials": rows,
-        "best": {names[name]: value for name, value in best.items()}, "importance": importance,
-        "baseline": next((row["roc_auc"] for row in rows if row["settings"] == start), None),
+        "best": {names[name]: value for name, value in best.items()},
+        **_describe_baseline(rows, _current_settings(experiment), experiment.tune),
     }  # fmt: skip
+
+
+def _describe_baseline(rows: list[dict[str, Any]], start: dict[str, Any], space: Tune) -> dict[str, Any]:
+    """Return {baseline, baseline_state} of the finished trials, as `tune` documents them.
+
+    Args:
+        rows: The trials of tune.json.
+        start: The experiment's present values of the searched settings.
+    """
+    values = [row["roc_auc"] for row in rows if row["settings"] == start]
+    if not values:
+        return {"baseline": None, "baseline_state": "not tried" if _is_in_space(start, space) else "outside the space"}
+    return {"baseline": values[0], "baseline_state": "diverged" if values[0] is None else "measured"}

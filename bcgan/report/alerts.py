@@ -86,7 +86,8 @@ def _weak_translation_text(run: Run) -> str:
     That is so if the proposed classifier gives the other class to few of the translated patches.
     """
     by_class = run.translations["classes"] if run.translations else {}
-    flip_rates = [estimates["flip_rate"]["value"] or 0.0 for estimates in by_class.values()]
+    flip_rates = [estimates["flip_rate"]["value"] for estimates in by_class.values()]
+    flip_rates = [rate for rate in flip_rates if rate is not None]  # undefined if no patch is called rightly
     if not flip_rates or max(flip_rates) >= MIN_FLIP_RATE:
         return ""
     shares = " and ".join(f"{rate:.1%}" for rate in flip_rates)

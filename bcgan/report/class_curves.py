@@ -54,8 +54,12 @@ def reliability(run: Run) -> ReportFigure:
     The ten bins are those of the calibration error, equally wide.
     """
     test, name = run.test_predictions, run.classifier_names[0]
-    raw = np.mean([get_probabilities(test, name, seed) for seed in run.seeds(name)], axis=0)
-    panels = {"As it is": raw, "After scaling": run.mean_probabilities(name, test)}
+    seeds = run.seeds(name)
+    panels = {  # the patches of all seeds, as the error is a mean over them
+        "As it is": np.concatenate([get_probabilities(test, name, seed) for seed in seeds]),
+        "After scaling": np.concatenate([run.calibrated_probabilities(name, seed, test) for seed in seeds]),
+    }
+    labels = np.tile(test["label"], len(seeds))
     by_class, test_metrics = run.metrics[name]["by_class"]["test"], run.metrics[name]["sets"]["test"]
     figure, grid = plt.subplots(1, 2, figsize=(8.4, 5.4), sharey=True)
     rows = []
@@ -63,10 +67,13 @@ def reliability(run: Run) -> ReportFigure:
         axes.plot([0, 1], [0, 1], ls=":", color=MUTED)
         for label, (class_name, text) in enumerate(zip(run.class_names, run.class_texts, strict=True)):
             points = plot_reliability(
-                axes, test["label"] == label, scores[:, label], color=run.class_colors[class_name],
+                axes, labels == label, scores[:, label], color=run.class_colors[class_name],
                 label=f"{text}: {format_estimate(by_class[class_name]['ece'])}" if axes is grid[0] else None,
             )  # fmt: skip
-            rows += [{"probabilities": title, "class": class_name, **point} for point in points]
+            rows += [
+                {"probabilities": title, "class": class_name, **point, "patches": point["patches"] / len(seeds)}
+                for point in points
+            ]
         axes.set(xlabel="Mean probability of the class", title=title)
     grid[0].set_ylabel("Observed share of the class")
     legend_below(figure, "Expected calibration error, after scaling")

@@ -272,13 +272,14 @@ def ablation(run: Run) -> ReportFigure:
     )
     exceptions = f" ({exceptions})" if exceptions else ""
     by_chance = f" Of {len(labels)} choices one in twenty looks like an effect by chance." if len(labels) > 9 else ""
+    widened = ", widened by what trainings vary" if baseline["seeds"] > 1 else ", of one training each"
     caption = (
         f"One choice changed at a time, {CLASSIFIER_NAMES[run.ablation['model']]}, "
         f"{count_text(run.ablation['epochs'], 'epoch')}, {count_text(baseline['seeds'], 'seed')}{exceptions}: "
         "difference from the same training as it is (ROC AUC "
         f"{format_estimate(baseline['figures']['roc_auc'])}), right of the line: better. "
         f"{run.role_summary('validation')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
-        f"bootstrap of seeds and patients, the same for both.{by_chance} The epoch and the "
+        f"bootstrap of patients{widened}, the same for both.{by_chance} The epoch and the "
         "thresholds of each training come from the same patients."
     )
     return ReportFigure(figure, table, "Ablation", caption)

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.classes import capitalize, class_noun
-from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, without_edges
+from bcgan.evaluate.explanations import NUM_PHANTOM_PATCHES, NUM_UNTRAINED, without_edges
 from bcgan.evaluate.intervals import MIN_PATIENTS, format_estimate
 from bcgan.evaluate.metrics import call
 from bcgan.report import tables
@@ -213,7 +213,7 @@ def tests(run: Run) -> ReportFigure:
     truth = (
         f" On the right, how much of what supports {class_noun(explained)} lies on malignant nuclei, on "
         f"{NUM_PHANTOM_PATCHES} patches of new procedural patients, whose nuclei are known; filled: the trained "
-        "network, hollow: the same network untrained. Only what lies between the two is learnt."
+        f"network, hollow: the mean of {NUM_UNTRAINED} untrained ones. Only what lies between the two is learnt."
         if gains else ""
     )  # fmt: skip
     calls = f", {class_noun(explained)} or the rest," if run.is_multiclass else ""
@@ -238,7 +238,8 @@ def _draw_localization(axes, results: dict, test: str, colors: dict[str, str]) -
     for row, (name, color) in enumerate(colors.items()):
         for suffix, height, face in (("", row - 0.16, color), ("_untrained", row + 0.16, "none")):
             estimate = results[name][f"{test}{suffix}"]
-            draw_estimate(axes, estimate, height, color, lw=1.6, mfc=face)
+            if estimate["value"] is not None:  # no map has positive values
+                draw_estimate(axes, estimate, height, color, lw=1.6, mfc=face)
             rows.append({"method": name, "test": f"{test}{suffix}", **estimate})
     axes.axvline(0, color=MUTED, ls=":", lw=1)
     axes.set_xlabel("Share on malignant nuclei,\nless their share of all pixels")

@@ -6,6 +6,7 @@ import pandas as pd
 import seaborn as sns
 
 from bcgan.report.run import Run
+from bcgan.report.stage_tables import learning_curve_gains
 from bcgan.report.style import (
     ARM_NAMES,
     DISCRIMINATOR,
@@ -50,7 +51,8 @@ def probes(run: Run) -> ReportFigure:
     caption = (
         "Linear probes (logistic regression on channel means; number of features in brackets; penalty chosen on the "
         f"validation patients): {run.role_summary('test')}. Mean over {len(run.experiment.evaluate.probe_seeds)} draws "
-        "of the training patients; bars, if drawn: bootstrap over test patients. Light blue holds features of the "
+        "of the training patients; bars, if drawn: bootstrap of test patients, widened by what draws vary. Light blue "
+        "holds features of the "
         "trained discriminator."
     )
     title = "What the discriminator's features know"
@@ -99,19 +101,16 @@ def learning_curve(run: Run) -> ReportFigure:
     handles, texts = levels.get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside upper center", ncol=5, fontsize=8)
     sns.despine(figure)
+    widened = ", widened by what draws vary" if len(settings.seeds) > 1 else ""
     caption = (
         f"Learning curve: {run.role_summary('test')}. Table 1's ResNet, {settings.train_steps} steps in every cell, "
         f"mean of {len(settings.seeds)} draws of the patients{_added_patches_text(run)}. Right: paired differences. "
-        f"Bars, if drawn: bootstrap over {curve['ci_over']}."
+        f"Bars, if drawn: bootstrap of test patients{widened}."
     )
     differences = pd.DataFrame(curve["differences"]).assign(kind="difference")
     numbers = pd.concat([table.assign(kind="level"), differences], ignore_index=True)
-    shown_differences = [
-        entry for entry in curve["differences"] if entry["arm"] != "real" and entry["metric"] == "balanced_accuracy"
-    ]
-    has_gain = any(entry["low"] is not None and entry["low"] > 0 for entry in shown_differences)
-    title = f"Synthetic patches where patients are few: {'a gain at some shares' if has_gain else 'no gain is shown'}"
-    return ReportFigure(figure, numbers, title, caption)
+    finding = "a gain at some shares" if learning_curve_gains(run) else "no gain is shown"
+    return ReportFigure(figure, numbers, f"Synthetic patches where patients are few: {finding}", caption)
 
 
 def _added_patches_text(run: Run) -> str:

@@ -13,8 +13,8 @@ SYNTHETIC_SETTINGS = ("synthetic_fraction", "filter_synthetic")
 def list_other_settings(run: Run, name: str, reference: str) -> list[str]:
     """Return the settings of training in which a classifier differs from its reference, such as `epochs 2 for 3`.
 
-    Settings of what it adds are left out: of maps that join a reference without them, and of synthetic patches that
-    only the classifier is trained on. Empty if one of the two is an ensemble, which has no settings of its own.
+    Settings of what it adds are left out: of maps that join a reference without them, and of the synthetic patches of
+    GAN+ResNet, which its description names. Empty if one of the two is an ensemble, which has no settings of its own.
     """
     models = run.experiment.classify.models
     if name not in models or reference not in models:
@@ -23,7 +23,7 @@ def list_other_settings(run: Run, name: str, reference: str) -> list[str]:
     left_out: set[str] = set()
     if "extra_features" not in CLASSIFIERS[reference].own_settings:
         left_out.update(EXTRA_SETTINGS)
-    if not reference_settings.uses_synthetic:
+    if not reference_settings.uses_synthetic and (name == "gan_resnet" or not settings.uses_synthetic):
         left_out.update(SYNTHETIC_SETTINGS if settings.uses_synthetic else ("filter_synthetic",))
     values, reference_values = settings.training_settings(), reference_settings.training_settings()
     texts = [

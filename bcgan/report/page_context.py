@@ -26,7 +26,8 @@ GLOSSARY = {
     "F1": "The harmonic mean of precision and recall.",
     "Brier score": "The mean squared error of the probability; 0 is perfect.",
     "Calibration error": "The mean distance of the probability from the observed share, over ten equally wide bins.",
-    "Interval": "From a bootstrap of patients and trainings: the range of the result on other patients like these.",
+    "Interval": "The range of the result on other patients like these: a bootstrap of patients, widened by what "
+    "trainings vary.",
     "Validation patients": "Those that select the epoch, the threshold and the calibration, and are not tested.",
     "KID, FID": "Distances between the features of synthetic and of real patches; lower is nearer.",
     "Phantom": "Procedural tissue, drawn by a program.",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bcgan import ledger
 from bcgan.classes import class_colors, class_text
+from bcgan.classifiers import with_simclr
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
 from bcgan.evaluate.intervals import MIN_PATIENTS
@@ -55,7 +56,7 @@ class Run(NamedTuple):
     translations: dict[str, Any] | None  # classes (the pair), real_class_difference, classifier, phantom_ground_truth
     translated_patches: dict[str, np.ndarray]  # real_<class>, synthetic_<class>: patch, translation, translation back
     learning_curve: dict[str, Any] | None  # cells, differences
-    tuning: dict[str, Any] | None  # of the last `bcgan tune`: model, trials, best, importance, baseline
+    tuning: dict[str, Any] | None  # of the last `bcgan tune`: model, trials, best, baseline and its state
     ablation: dict[str, Any] | None  # model, epochs, variants, selected
     cross_validation: dict[str, Any] | None  # num_folds, epochs, models
     pretraining_patients: dict[str, Any] | None  # patches, patients: those that SimCLR was trained on
@@ -185,7 +186,10 @@ class Run(NamedTuple):
 
     def trained_on_unlisted(self) -> list[str]:
         """Return the classifiers trained on unlabelled patches of unlisted patients, and ensembles with one of them."""
-        unlisted_names = set(self.experiment.trained_on_unlisted) if "unlisted" in self.split["counts"] else set()
+        index = self.store.index
+        unlisted = set(index["patient"][index["role"].str.startswith("unlisted")])
+        met = unlisted & set((self.pretraining_patients or {}).get("patients", ()))
+        unlisted_names = set(with_simclr(self.experiment.classify.models)) if met else set()
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.ensemble_members) else set()
         return [name for name in self.classifier_names if name in unlisted_names]
 
@@ -254,15 +258,17 @@ class Run(NamedTuple):
 
     def protocol_text(self) -> str:
         """Return how patients were split, for captions."""
-        texts = {
-            "official": "official patient lists",
-            "extended": "official lists, other patients join training",
-        }
-        return texts.get(self.split["policy"], f"whole patients by {self.split['policy'].replace('kfold', 'k-fold')}")
+        data, policy = self.experiment.data, self.split["policy"]
+        if data.name == "patch_camelyon":  # which names no patients
+            return "the data set's own split" if policy == "official" else "patches, whose patients are unknown"
+        lists = "patient lists of data.split_dir" if data.split_dir else "official patient lists"
+        texts = {"official": lists, "extended": f"{lists}, other patients join training"}
+        return texts.get(policy, f"whole patients by {policy.replace('kfold', 'k-fold')}")
 
     def bootstrap_note(self) -> str:
-        """Return for captions what the intervals of all classifiers are over: patients, or also seeds."""
-        return "a bootstrap of patients" + (" and of seeds" if max(self._numbers_of_seeds().values()) > 1 else "")
+        """Return for captions what the intervals of all classifiers are over: patients, or also trainings."""
+        has_trainings = max(self._numbers_of_seeds().values()) > 1
+        return "a bootstrap of patients" + (", widened by what trainings vary" if has_trainings else "")
 
     @property
     def has_intervals(self) -> bool:

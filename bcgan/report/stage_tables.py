@@ -77,26 +77,41 @@ def learning_curve(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows.values())
 
 
+def learning_curve_gains(run: Run) -> list[dict] | None:
+    """Return the differences from classic augmentation that are gains, at a p corrected for their number (Bonferroni).
+
+    `None` if that cannot be said: there is one training of each arm, or too few patients for intervals.
+    """
+    differences = [difference for difference in run.learning_curve["differences"] if difference["low"] is not None]
+    if not differences or run.learning_curve["cells"][0]["figures"]["roc_auc"]["seeds"] == 1:
+        return None
+    limit = (1 - run.experiment.evaluate.confidence_level) / len(differences)
+    return [difference for difference in differences if difference["value"] > 0 and difference["p"] < limit]
+
+
 def learning_curve_verdict(run: Run) -> str:
     """Return a sentence: whether any arm beats classic augmentation at any fraction of training patients."""
+    gains = learning_curve_gains(run)
+    if gains is None:
+        return (
+            "Whether any arm beats classic augmentation cannot be said: there is one training of each, or no "
+            "difference has an interval."
+        )
     differences = [difference for difference in run.learning_curve["differences"] if difference["low"] is not None]
-    if not differences:
-        return "Whether any arm beats classic augmentation cannot be said: no difference has an interval."
-    significant = [difference for difference in differences if difference["low"] > 0]
     largest = max(differences, key=lambda difference: difference["value"])
     texts = [
         f"{ARM_NAMES[difference['arm']]} at {difference['train_fraction']:.0%} of the patients, "
         f"{METRIC_NAMES[difference['metric']]} {format_difference(difference)}"
-        for difference in significant or [largest]
+        for difference in gains or [largest]
     ]
-    if significant:
+    if gains:
         return (
-            f"Of {len(differences)} differences from classic augmentation {len(significant)} lie above 0: "
-            f"{'; '.join(texts)}."
+            f"Of {len(differences)} differences from classic augmentation {len(gains)} are gains, with p corrected for "
+            f"their number: {'; '.join(texts)}."
         )
     return (
-        f"No arm beats classic augmentation at any share: of {len(differences)} differences none has an interval above "
-        f"0; the largest is that of {texts[0]}."
+        f"No arm is shown to beat classic augmentation: of {len(differences)} differences none is a gain with p "
+        f"corrected for their number; the largest is that of {texts[0]}."
     )
 
 

@@ -193,3 +193,16 @@ def test_training_draws_balanced_patients():
     assert labels[drawn].mean() == pytest.approx(0.5, abs=0.04)
     assert balanced.class_weight == pytest.approx((1, 1))
     assert plain.class_weight[1] == pytest.approx(3 * plain.class_weight[0])
+
+
+@pytest.mark.parametrize(("num_real", "fraction"), [(10, 0.5), (20, 0.5), (64, 0.5), (300, 0.5), (20, 0.1), (3, 0.9)])
+def test_batches_have_the_share_of_synthetic_patches_however_few_real_ones_there_are(num_real, fraction):
+    real, synthetic = (
+        train.Patches(np.zeros((count, SIZE, SIZE, 3), np.uint8), np.arange(count) % 2, np.zeros(count, int))
+        for count in (num_real, 500)
+    )
+    recipe = train.Recipe(Classify(batch_size=64), Classifier(synthetic_fraction=fraction))
+    sampling = train._build_sampling(train.TrainingData(real, synthetic), recipe, 2)
+    rows = sampling.sampler(0)
+    assert np.mean(rows >= num_real) == pytest.approx(fraction, abs=0.03)
+    assert len(rows) <= 64

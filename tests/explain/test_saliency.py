@@ -96,10 +96,25 @@ def test_a_map_of_the_nuclei_localizes_them_and_noise_does_not():
         "knows": lambda network, images: masks.astype(np.float32),
         "noise": lambda network, images: RNG.random(images.shape[:3]),
     }
-    localization = explanations.localization_scores(None, methods, 50, settings)
+    methods |= {
+        "half negative": lambda network, images: np.where(np.arange(len(images)) % 2, 1, -1)[:, None, None] * masks,
+        "negative": lambda network, images: -1.0 - RNG.random(images.shape[:3]),
+        "constant": lambda network, images: np.ones(images.shape[:3]),
+    }
+    localization = explanations.localization_scores([None], methods, 50, settings)
     for kind in ("top5_hit_rate", "energy_pointing_game"):
         assert localization["knows"][kind]["low"] > 0.3
         assert abs(localization["noise"][kind]["value"]) < 0.03
+        assert abs(localization["constant"][kind]["value"]) < 0.03
+    # A map without positive values has no share of them on nuclei.
+    knows, half = (localization[name]["energy_pointing_game"]["value"] for name in ("knows", "half negative"))
+    assert half == pytest.approx(1 - masks[1::2].mean()) and knows == pytest.approx(1 - masks.mean())
+    assert localization["negative"]["energy_pointing_game"] == {"value": None, "low": None, "high": None}
+    # Several networks: the mean, with an interval that holds what they vary.
+    signs = iter((1, -1, 1))
+    varied = {"varied": lambda network, images: next(signs) * (2.0 * masks - 1)}
+    spread = explanations.localization_scores([None] * 3, varied, 50, settings)["varied"]["top5_hit_rate"]
+    assert (spread["low"], spread["high"]) == (0, 1)
 
 
 def test_a_classifier_of_crops_is_explained_on_crops(finished, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bcgan.report import finding
+from bcgan.report.other_settings import list_other_settings
 from bcgan.report.style import CLASSIFIER_NAMES, format_signed
 from bcgan.settings import Classifier
 from tests.report.conftest import with_trainings
@@ -218,7 +219,7 @@ def test_a_group_with_a_result_below_the_test_interval_is_the_first_caution(chan
     assert not any("unlisted" in text for text in finding.cautions(run))
     sets["unlisted"]["sensitivity"]["value"] = 0.762
     first = finding.cautions(run)[0]
-    assert "whom none of the official lists names" in first
+    assert "whom none of the lists of patients names" in first
     assert "sensitivity at the same threshold is 0.762; on test patients it is 0.900 (0.870 to 0.930)" in first
 
 
@@ -264,3 +265,12 @@ def test_patients_accuracies_are_means_of_their_patches(run, test_rows):
         places = test_rows.index.get_indexer(rows.index)
         right = [np.mean(called[places] == rows["label"]) for called in run.called_by_seed(name, test_rows).values()]
         assert accuracies[patient] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize(("name", "is_named"), [("efficientnet_lite0_simclr", True), ("gan_resnet", False)])
+def test_synthetic_patches_are_another_setting_but_of_gan_resnet(changed, name, is_named):
+    """What GAN+ResNet adds includes them; other additions do not."""
+    reference = {"efficientnet_lite0_simclr": "efficientnet_lite0", "gan_resnet": "resnet_table1"}[name]
+    run = with_models(changed, **{name: Classifier(synthetic_fraction=0.5), reference: Classifier()})
+    others = list_other_settings(run, name, reference)
+    assert others == (["synthetic_fraction 0.5 for 0.0"] if is_named else [])

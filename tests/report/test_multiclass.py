@@ -1,5 +1,6 @@
 """Reports on more than two classes: figures, tables and texts against the run's numbers."""
 
+import copy
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from bcgan import classes
+from bcgan.evaluate import derived, metrics
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import (
     alerts,
@@ -125,6 +127,25 @@ def test_reliability_bins_of_a_class_hold_every_patch(run, test_rows):
         observed = np.average(points["observed"], weights=points["patches"])
         assert points["patches"].sum() == len(test_rows)
         assert observed == pytest.approx((test_rows["label"] == label).mean())
+
+
+def test_the_error_that_reliability_states_is_that_of_the_drawn_points(run, test_rows):
+    """Five trainings: the points are those of all of them, not of their mean, which is another classifier."""
+    name, rng = run.classifier_names[0], np.random.default_rng(0)
+    table, measured = run.probabilities.copy(), copy.deepcopy(run.metrics)
+    for seed in range(5):
+        scores = rng.dirichlet([0.4] * 3, len(table)) + 0.3 * np.eye(3)[table["label"]]
+        derived.set_probabilities(table, name, seed, scores / scores.sum(1, keepdims=True), run.class_names)
+        measured[name]["calibration"][str(seed)] = {"temperature": [1.0] * 3, "shift": [0.0] * 3}
+    drawn = class_curves.reliability(run._replace(probabilities=table, metrics=measured)).numbers
+    test = table[table["role"] == "test"]
+    for label, class_name in enumerate(CLASS_NAMES):
+        points = drawn[(drawn["probabilities"] == "As it is") & (drawn["class"] == class_name)]
+        pooled = np.concatenate([derived.get_probabilities(test, name, seed)[:, label] for seed in range(5)])
+        is_class = np.tile(test["label"] == label, 5)
+        expected = metrics.compute_metrics(is_class.astype(int), pooled, 0.5, np.ones((1, len(pooled))))["ece"][0]
+        error = np.average((points["observed"] - points["predicted"]).abs(), weights=points["patches"])
+        assert error == pytest.approx(expected) and points["patches"].sum() == pytest.approx(len(test))
 
 
 def test_figures_and_tables_that_need_two_classes_are_left_out(run, tiny_run):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bcgan import __version__, cli, runs
+from bcgan.artifacts import DEFINITIONS
 from bcgan.release import privacy, release
 from bcgan.release.privacy import Check
 
@@ -25,7 +26,8 @@ def write_audit(root: Path, passed: bool, **changes) -> None:
     }
     network = kinds | {"difference": ESTIMATE | {"value": -0.0432}, "patches": 1234, "real_patches": 987}
     audit = {
-        "bcgan": __version__, "inputs": release.input_digests(root), "number": 1234, "removed": 17, "repeats": 5,
+        "bcgan": __version__, "definition": DEFINITIONS["release"], "inputs": release.input_digests(root),
+        "number": 1234, "removed": 17, "repeats": 5,
         "candidates": 1251,
         "members": {"patients": 21}, "non_members": {"patients": 22}, "privacy": privacy.as_json(checks),
         "utility": {"networks": {"resnet34": network}, "tuning": None} if passed else None, "passed": passed,
@@ -74,7 +76,7 @@ def test_an_audit_that_failed_is_shown_without_utility(render):
     assert not Path("report/tables/release_utility.csv").exists()
 
 
-@pytest.mark.parametrize("changes", [{"inputs": {}}, {"bcgan": "0.0.9"}], ids=["other files", "another version"])
+@pytest.mark.parametrize("changes", [{"inputs": {}}, {"bcgan": "0.0.9"}, {"definition": 0}])
 def test_an_audit_of_other_files_is_left_out(render, changes, capsys):
     page, text, results = render(True, **changes)
     assert "Release of" not in page + text

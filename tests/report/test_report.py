@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.run import Run
 from bcgan.report.run_files import read
 from bcgan.report.style import CLASSIFIER_NAMES
-from bcgan.settings import Classifier, Pretrain
+from bcgan.settings import Classifier
 from tests.conftest import draw_coarsely
 
 FIGURES = (
@@ -267,28 +268,42 @@ def test_whether_synthetic_patches_are_farther_than_other_patients_is_stated(ima
 
 
 def test_classifiers_trained_on_unlisted_patients_are_named_and_their_ensembles_too(imageless_run):
-    def trained_on_unlisted(counts, **pretrain):
+    """The weights may be trained on other patients than those of this run, such as the ones that come with bcgan."""
+    index = imageless_run.store.index
+    unlisted = index.assign(role=index["role"].where(index["patient"] != index["patient"].iloc[0], "unlisted_other"))
+
+    def trained_on_unlisted(index, patients):
         settings = {
             "classify": imageless_run.experiment.classify.replace(models={"efficientnet_lite0_simclr": Classifier()}),
             "evaluate": imageless_run.experiment.evaluate.replace(ensemble_models=("efficientnet_lite0_simclr",)),
-            "pretrain": Pretrain(**pretrain),
         }
-        names = dict.fromkeys(
-            ("efficientnet_lite0_simclr", "resnet_table1", "ensemble", "ensemble_spatial_context"), {}
-        )
-        changed = imageless_run.experiment.model_copy(update=settings)
-        return imageless_run._replace(experiment=changed, metrics=names, split={"counts": counts}).trained_on_unlisted()
+        names = ("efficientnet_lite0_simclr", "resnet_table1", "ensemble", "ensemble_spatial_context")
+        return imageless_run._replace(
+            experiment=imageless_run.experiment.model_copy(update=settings), metrics=dict.fromkeys(names, {}),
+            store=imageless_run.store._replace(index=index), pretraining_patients={"patients": patients},
+        ).trained_on_unlisted()  # fmt: skip
 
-    assert (
-        trained_on_unlisted({"unlisted": {}}, weights="shipped")
-        == trained_on_unlisted({"unlisted": {}}, steps=5)
-        == ["efficientnet_lite0_simclr", "ensemble", "ensemble_spatial_context"]
-    )
-    assert (
-        trained_on_unlisted({"unlisted": {}}, steps=5, include_unlisted=False)
-        == trained_on_unlisted({"test": {}}, steps=5)
-        == []
-    )
+    met = [index["patient"].iloc[0], "of another hospital"]
+    assert trained_on_unlisted(unlisted, met) == ["efficientnet_lite0_simclr", "ensemble", "ensemble_spatial_context"]
+    assert trained_on_unlisted(unlisted, ["of another hospital"]) == []
+    assert trained_on_unlisted(index, met) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "text"),
+    [
+        ("official", {}, "official patient lists"),
+        ("extended", {}, "official patient lists, other patients join training"),
+        ("official", {"split_dir": Path("lists")}, "patient lists of data.split_dir"),
+        ("kfold", {}, "whole patients by k-fold"),
+        ("official", {"name": "patch_camelyon"}, "the data set's own split"),
+        ("kfold", {"name": "patch_camelyon"}, "patches, whose patients are unknown"),
+    ],
+)
+def test_the_protocol_says_whose_lists_split_the_patients(imageless_run, policy, settings, text):
+    settings = imageless_run.experiment.data.model_copy(update=settings)
+    changed = imageless_run.experiment.model_copy(update={"data": settings})
+    assert imageless_run._replace(experiment=changed, split={"policy": policy}).protocol_text() == text
 
 
 def test_classifiers_that_are_fitted_once_are_named(imageless_run):
@@ -309,7 +324,7 @@ def test_a_classifier_with_fewer_trainings_is_named_where_trainings_are_counted(
     run = imageless_run._replace(probabilities=scored.assign(**second_seeds))
     title = CLASSIFIER_NAMES[trained_once]
     assert run.seeds_text() == f"2 seeds (1: {title})"
-    assert run.bootstrap_note() == "a bootstrap of patients and of seeds"
+    assert run.bootstrap_note() == "a bootstrap of patients, widened by what trainings vary"
     assert title in run.single_fit_note()
     assert imageless_run.seeds_text() == "1 seed"
 

@@ -12,15 +12,21 @@ def test_the_learning_curves_sentence_follows_its_numbers(run):
         gain = {"metric": "roc_auc", "reference": "classic", "value": value, "low": low, "high": high, "p": p}
         return {"train_fraction": 0.05, "arm": "gan", **gain}
 
-    def verdict(*differences):
-        return stage_tables.learning_curve_verdict(run._replace(learning_curve={"differences": list(differences)}))
+    def verdict(*differences, seeds=3):
+        cells = [{"figures": {"roc_auc": {"seeds": seeds}}}]
+        curve = {"differences": list(differences), "cells": cells}
+        return stage_tables.learning_curve_verdict(run._replace(learning_curve=curve))
 
     without_gain = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
-    assert without_gain.startswith("No arm beats classic augmentation at any share: of 2 differences none")
+    assert without_gain.startswith("No arm is shown to beat classic augmentation: of 2 differences none")
     assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in without_gain
     with_gain = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
-    assert with_gain.startswith("Of 2 differences from classic augmentation 1 lie above 0: + GAN")
+    assert with_gain.startswith("Of 2 differences from classic augmentation 1 are gains, with p corrected")
     assert "cannot be said" in verdict(at(0.02, None, None, None))
+    assert "cannot be said" in verdict(at(0.02, 0.01, 0.03, 0.01), seeds=1)
+    # One of six intervals above 0 is not enough: with so many, one of six simulated studies has such a difference.
+    assert verdict(at(0.02, 0.01, 0.03, 0.01), *[at(0.0, -0.01, 0.01)] * 5).startswith("No arm is shown")
+    assert verdict(at(-0.02, -0.03, -0.01, 0.002)).startswith("No arm is shown")  # a loss
 
 
 def estimate(value, half_width=0.1):
@@ -70,17 +76,18 @@ def test_the_learning_curves_caption_names_what_makes_the_added_patches(run):
     def caption(weight, *arms):
         curve = run.experiment.learning_curve.replace(arms=arms, train_fractions=(0.1,), gan_steps=900)
         gan = run.experiment.gan.replace(projected_discriminator_weight=weight)
+        trained = {name: figure | {"seeds": 3} for name, figure in FIGURES.items()}
         drawn_run = run._replace(
             experiment=run.experiment.replace(learning_curve=curve, gan=gan),
             learning_curve={
                 "cells": [
-                    {"train_fraction": 0.1, "arm": arm, "patients": 9, "patches": 90, "figures": FIGURES}
+                    {"train_fraction": 0.1, "arm": arm, "patients": 9, "patches": 90, "figures": trained}
                     for arm in arms
                 ],
                 "differences": [
-                    {"train_fraction": 0.1, "arm": arms[-1], "metric": metric, **estimate(0)} for metric in FIGURES
+                    {"train_fraction": 0.1, "arm": arms[-1], "metric": metric, **estimate(0), "p": 0.5}
+                    for metric in FIGURES
                 ],
-                "ci_over": "test patients and draws",
             },
         )
         return gan_effect_figures.learning_curve(drawn_run).caption
