@@ -31,6 +31,8 @@ def parse_classes(value: Any) -> Any:
 
     Raises:
         ValueError: If a class has a name that cannot be part of the name of a file.
+
+    Benign and malignant are written as in CLASSES, whatever their case.
     """
     if isinstance(value, dict):
         items = list(value.items())
@@ -45,7 +47,7 @@ def parse_classes(value: Any) -> Any:
                 f"{name!r} is no name of a class; use letters, digits, - and _, and quote a word such as true"
             )
         further = () if further is None else further if isinstance(further, (list, tuple)) else (further,)
-        pairs.append((str(name), tuple(map(str, further))))
+        pairs.append((canonical_class(str(name)), tuple(map(str, further))))
     return tuple(pairs)
 
 
@@ -78,11 +80,12 @@ def class_colors(names: Sequence[str]) -> dict[str, str]:
     """Return the color of each class, as "#rrggbb".
 
     Of two classes, the first is blue and the second vermilion. Of more, benign is blue and malignant vermilion; without
-    these names, the first is blue and the last vermilion. The others get FURTHER_CLASS_COLORS, then other hues.
+    these names, in any case, the first is blue and the last vermilion. The others get FURTHER_CLASS_COLORS, then other
+    hues.
     """
     if len(names) == 2:
         return dict(zip(names, CLASS_COLORS.values(), strict=True))
-    colors = {name: CLASS_COLORS[name] for name in names if name in CLASS_COLORS}
+    colors = {name: CLASS_COLORS[canonical_class(name)] for name in names if canonical_class(name) in CLASSES}
     for name, color in ((names[0], FIRST_CLASS_COLOR), (names[-1], LAST_CLASS_COLOR)):
         if color not in colors.values():
             colors.setdefault(name, color)
@@ -101,7 +104,7 @@ def class_text(name: str) -> str:
 
 def class_noun(name: str) -> str:
     """Return what a class is a probability of, such as `malignancy`."""
-    return NOUNS.get(name, class_text(name))
+    return NOUNS.get(canonical_class(name), class_text(name))
 
 
 def capitalize(text: str) -> str:
@@ -112,6 +115,11 @@ def capitalize(text: str) -> str:
 def count_classes(labels: Any) -> int:
     """Return the number of classes of integer labels, at least two; every class has to occur in them."""
     return max(2, int(max(labels)) + 1)
+
+
+def canonical_class(name: str) -> str:
+    """Return benign or malignant for a name that differs from it in case alone; any other name as it is."""
+    return normalize_class(name) if normalize_class(name) in CLASSES else name
 
 
 def normalize_class(name: str) -> str:

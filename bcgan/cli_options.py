@@ -108,12 +108,12 @@ def prepare_process(tensorflow: bool = False) -> None:
 
 
 def make_mpp_choice(mpp: float | None, mpp_csv: str | None, images: list[ImageFile]) -> MppChoice:
-    """Return a function from an image to the resolution that the user gives; warn of rows and images without a match.
+    """Return a function from an image to the resolution that the user gives; check that each row is of one image.
 
     Args:
         mpp: Value of --mpp, microns per pixel of all images.
         mpp_csv: Path of the table of --mpp-csv, which has the microns per pixel of each image.
     """
     choice = MppChoice(mpp, mpp_csv and Path(mpp_csv))
-    choice.report_unused(images)
+    choice.check_images(images)
     return choice

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bcgan import renamed
-from bcgan.classes import ClassPairs, check_classes, class_names, parse_classes
+from bcgan.classes import ClassPairs, canonical_class, check_classes, class_names, parse_classes
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.sizes import MAX_SIZE, MIN_SIZE, MIN_TISSUE_FRACTION
 
@@ -49,6 +49,7 @@ def _check_distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
 Distinct = AfterValidator(_check_distinct)
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct]
 Classes = Annotated[ClassPairs, BeforeValidator(parse_classes)]
+ClassName = Annotated[str, AfterValidator(canonical_class)]
 
 
 def _check_gan_loss(name: object) -> object:
@@ -207,7 +208,9 @@ class Translate(Settings):
     """The cycle-consistent GAN between the classes; with steps 0 it is not trained."""
 
     steps: int = Field(0, ge=0)
-    classes: tuple[str, str] | None = None  # the pair, of more than two classes; None: the first and the last
+    classes: tuple[ClassName, ClassName] | None = (
+        None  # the pair, of more than two classes; None: the first and the last
+    )
     batch_size: int = Field(16, ge=2)  # half of each class
     base_channels: int = Field(24, ge=4)  # channels of the translators' largest maps
     learning_rate: float = Field(2e-4, gt=0)
@@ -345,7 +348,7 @@ class Evaluate(Settings):
     confidence_level: float = Field(0.95, gt=0, lt=1)
     probe_seeds: Seeds = (0, 1, 2)  # one draw of training patients for each; empty: no linear probes
     num_explained_patches: int = Field(96, ge=0)  # at most, of test patches; 0: no explanations
-    explained_class: str | None = None  # whose pixels explanations show; None: the last of the classes
+    explained_class: ClassName | None = None  # whose pixels explanations show; None: the last of the classes
     num_gan_samples: int = Field(1000, ge=20)  # real and synthetic patches compared, as many of each class
     # classify_image_graph_def.pb, the network of the published FID; None: no distances by its features
     inception_graph: Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())] | None = None

@@ -107,13 +107,33 @@ def three(tmp_path_factory) -> Path:
     return made_once(tmp_path_factory, "three", run)
 
 
+def test_the_case_of_benign_and_malignant_changes_neither_labels_nor_colors():
+    settings = {"Malignant": ["Tumor"], "Benign": ["Normal"]}
+    names = ClassNames(Data(name="patient_folder", classes=settings).classes)
+    spellings = ("0", "1", "BENIGN", "malignant", "normal", "Tumor")
+    assert [names.label(name) for name in spellings] == [0, 1, 0, 1, 0, 1]
+    three = Data(name="patient_folder", classes=["Malignant", "DCIS", "Benign"]).class_names
+    assert three == ("malignant", "DCIS", "benign")
+    colors = classes.class_colors(("Malignant", "DCIS", "Benign"))  # of a network that bcgan did not train
+    assert list(colors.values()) == list(classes.class_colors(three).values())
+    assert (colors["Benign"], colors["Malignant"]) == (classes.FIRST_CLASS_COLOR, classes.LAST_CLASS_COLOR)
+    assert classes.class_noun("Malignant") == "malignancy"
+    overrides = (
+        "data.name=patient_folder",
+        "data.classes=[Benign, DCIS, Malignant]",
+        "evaluate.explained_class=Benign",
+    )
+    assert experiment.load("folder", overrides).evaluate.explained_class == "benign"
+
+
 def test_classes_keep_their_order_also_in_a_manifest():
     data = Data(name="patient_folder", classes={"b": None, "a": ["x", 7], "c": "y"})
     assert data.class_names == ("b", "a", "c")
     assert data.classes == (("b", ()), ("a", ("x", "7")), ("c", ("y",)))
     reloaded = Data.model_validate(json.loads(json.dumps(data.model_dump(mode="json"), sort_keys=True)))
     assert reloaded == data and reloaded != data.replace(classes=["a", "b", "c"])
-    for binary in ({}, {"malignant": ["tumor"]}, {"malignant": [], "benign": ["normal"]}, ["malignant", "benign"]):
+    for binary in ({}, {"malignant": ["tumor"]}, {"malignant": [], "benign": ["normal"]}, ["malignant", "benign"],
+                   ["Malignant", "Benign"], ["BENIGN"], {"MALIGNANT": ["tumor"], "benign": ["Normal"]}):  # fmt: skip
         assert Data(name="patient_folder", classes=binary).class_names == classes.CLASSES
 
 

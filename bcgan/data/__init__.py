@@ -4,7 +4,7 @@ from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING
 
-from bcgan.data.patients import check_spellings
+from bcgan.data.patients import check_patient, check_spellings
 from bcgan.data.records import Record
 from bcgan.settings import Data
 
@@ -24,7 +24,8 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
         mixed: Whether images of several magnifications are allowed, each with its own microns per pixel.
 
     Raises:
-        InputError: If the data set is missing or unusable, or names of patients differ only in spelling.
+        InputError: If the data set is missing or unusable, or a name is that of no patient or differs from another one
+            only in spelling.
     """
     from bcgan.data import prepared
     from bcgan.data.breakhis import scan as breakhis
@@ -41,6 +42,9 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
         "patient_folder": lambda paths: patient_folder.records(paths, data.classes, data.labels, data.mpp),
     }
     all_records = readers[data.name](data.dir)
+    if data.name not in PREPARED:
+        for patient, path in {record.patient: record.path for record in reversed(all_records)}.items():
+            check_patient(patient, f"{path}: the patient")
     if data.similar_patients == "refuse" and data.name not in PREPARED:
         check_spellings({record.patient for record in all_records}, f"data.dir: {', '.join(map(str, data.dir))}")
     if data.max_patches_per_class is None and data.subsample_fraction is None:

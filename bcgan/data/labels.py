@@ -5,22 +5,25 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bcgan.classes import CLASSES, ClassPairs, class_names, normalize_class
-from bcgan.data.patients import normalize_patient
+from bcgan.data.patients import check_patient, normalize_patient
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides.files import ImageFile
 from bcgan.slides.kinds import plain_path
-from bcgan.slides.tables import check_columns, check_row, read_csv
+from bcgan.slides.tables import check_cell, check_columns, check_row, read_csv
 
 COLUMNS = ("image", "label", "patient")
 AXES = ("x", "y")
 WORKBOOKS = (".xlsx", ".xlsm")
 MAX_LISTED = 5  # images that a message lists
 WHOLE_NUMBER = re.compile(r"(\d+)\.0+")  # a whole number as spreadsheets write it in a column of floats
+PIXELS = re.compile(r"\d{1,9}(\.0*)?")
+THOUSANDS = re.compile(r"[1-9]\d{0,2}\.000")  # 1000 in German, 1 in English
+MAX_EXACT = 10**15  # spreadsheets round numbers with more digits
 
 
 class Row(NamedTuple):
@@ -63,6 +66,13 @@ class ClassNames:
         unused = [name for key, name in self.configured.items() if key not in self.counts]
         if unused:
             log.warning("data.classes: no image of %s has the class %s", sources, ", ".join(map(repr, unused)))
+
+    def log_numbers(self, sources: str) -> None:
+        """Log which class each number that images have as a label is; `sources` is for the message."""
+        numbers = [name for name in self.label_of if name.isdecimal() and name in self.counts]
+        if numbers:
+            meanings = ", ".join(f"{name} = {self.names[self.label_of[name]]}" for name in numbers)
+            log.info("the labels of %s are numbers: %s", sources, meanings)
 
     def unknown_class_error(self, unknown: Mapping[str, str], names: Iterable[str]) -> InputError:
         """Return the error about the first unknown class name, with its place and all names that occur.
@@ -117,8 +127,8 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         classes: The names of the classes.
 
     Raises:
-        InputError: If a column is missing or there twice, a row has no image or patient or more cells than columns, or
-            a label is no class.
+        InputError: If a column is missing or there twice, a row has no image or patient or more cells than columns, a
+            cell is an error value or a rounded number of a spreadsheet, a label is no class, or x or y no whole number.
     """
     if not path.is_file():
         raise InputError(f"data.labels: {path} does not exist. Give a table with columns {', '.join(COLUMNS)}.")
@@ -131,13 +141,17 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
                 raise InputError(f"data.labels: {path}, row {number}: no {name}. Fill it in or remove the row.")
             if "\n" in row[name]:
                 raise InputError(f"data.labels: {path}, row {number}: its {name} has a line break. Remove it.")
+        for name in (*COLUMNS, *AXES):
+            check_cell(row.get(name, ""), f"data.labels: {path}, row {number}: {name}")
+        patient = normalize_patient(row["patient"])
+        check_patient(patient, f"data.labels: {path}, row {number}: patient")
         label = classes.label(row["label"])
         class_names.append(row["label"])
         if label is None:
             unknown.setdefault(row["label"], f"data.labels: {path}, row {number}")
             continue
         x, y = (_parse_coordinate(row.get(axis, ""), axis, path, number) for axis in AXES)
-        rows.append(Row(number, row["image"], label, normalize_patient(row["patient"]), x, y))
+        rows.append(Row(number, row["image"], label, patient, x, y))
     if unknown:
         raise classes.unknown_class_error(unknown, class_names)
     return rows
@@ -245,23 +259,38 @@ def _undo_float_patients(rows: list[dict[str, str]]) -> None:
 
 
 def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
-    """Return a coordinate in whole pixels, UNKNOWN for an empty cell; the other arguments are for the InputError."""
+    """Return a coordinate in whole pixels, UNKNOWN for an empty cell; the other arguments are for the InputError.
+
+    A point may separate thousands: `1.251` is no whole number, and `1.000` is ambiguous. Both are refused.
+    """
     if not text:
         return UNKNOWN
-    if not re.fullmatch(r"\d{1,9}(\.\d*)?", text):
-        raise InputError(f"data.labels: {path}, row {number}: {axis} is {text!r}, no number of pixels. Correct it.")
+    if not PIXELS.fullmatch(text) or THOUSANDS.fullmatch(text):
+        reason = "which may be in thousands" if THOUSANDS.fullmatch(text) else "no whole number of pixels"
+        raise InputError(
+            f"data.labels: {path}, row {number}: {axis} is {text!r}, {reason}. Write digits alone, without points."
+        )
     return int(float(text))
 
 
 def _read_workbook(path: Path) -> list[tuple[int, list[str]]]:
     """Return the number, from 1 on, and the cells of each row of a workbook's first sheet that is not empty."""
-    import pandas as pd
-
     try:
-        table = pd.read_excel(path, header=None, dtype=str, keep_default_na=False, engine="openpyxl")
+        from openpyxl import load_workbook
+
+        with path.open("rb") as file:
+            sheet = load_workbook(file, read_only=True, data_only=True, keep_links=False).worksheets[0]
+            sheet.reset_dimensions()  # some programs state too few
+            rows = [[_cell_text(value) for value in line] for line in sheet.iter_rows(values_only=True)]
     except ImportError as error:
         raise InputError(f"{path} needs openpyxl: pip install openpyxl, or save it as CSV.") from error
     except Exception as error:  # a damaged workbook ends in whatever its parts' readers raise
         raise InputError(f"{path} is no readable workbook ({error}). Save it again, or as CSV.") from error
-    rows = ([str(cell).strip() for cell in line] for line in table.itertuples(index=False))
     return [(number, cells) for number, cells in enumerate(rows, 1) if any(cells)]
+
+
+def _cell_text(value: Any) -> str:
+    """Return the value of a workbook's cell as text; a whole number without decimals unless it has too many digits."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT:
+        value = int(value)
+    return "" if value is None else str(value).strip()

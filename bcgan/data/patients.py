@@ -6,10 +6,14 @@ from collections.abc import Iterable
 
 from bcgan.errors import InputError
 from bcgan.slides.files import strip_suffixes
+from bcgan.slides.tables import check_cell
 
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\0"  # zero-width characters, a byte order mark
 EXCEL_TEXT = re.compile(r"""^(?:="(.*)"|'(?=\d)(.*))$""", re.DOTALL)
 SEPARATOR = re.compile(r"\\(?!x[0-9a-f]{2})")  # a backslash, unless it escapes a byte that is not UTF-8
+# What programs write where a value is missing, and results of comparisons, in lower case. NA, which R writes, may be
+# initials and is refused too: renaming one patient costs less than taking several for one.
+NO_PATIENT = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown", "true", "false")
 MINUS = "\u2212"
 ALLOW = "Rename one, or, if they are two patients, set data.similar_patients=allow."
 PATIENT_REMEDY = "Rename one, or change --patient: one name for one patient, names that differ in more for two."
@@ -31,6 +35,24 @@ def normalize_patient(text: str) -> str:
 
 def _excel_content(match: re.Match) -> str:
     return match[1] if match[1] is not None else match[2]
+
+
+def check_patient(name: str, subject: str) -> None:
+    """Check that a name is that of a patient: that it does not stand for a missing value, which several would share.
+
+    Args:
+        name: As `normalize_patient` returns it.
+        subject: Where it is from, for the error, such as "<path>: the patient".
+
+    Raises:
+        InputError: If it is one of NO_PATIENT in any case, has no letter and no digit, or is what `check_cell` refuses.
+    """
+    check_cell(name, subject)
+    if name.casefold() in NO_PATIENT or not any(map(str.isalnum, name)):
+        raise InputError(
+            f"{subject} is {name!r}, which names no patient. Name every patient, so that all patches of one stay on "
+            "one side of the split."
+        )
 
 
 def check_spellings(names: Iterable[str], source: str, remedy: str = ALLOW) -> None:

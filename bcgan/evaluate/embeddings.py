@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgan.classes import CLASSES
 from bcgan.data import labels as label_table
 from bcgan.data.labels import WHOLE_NUMBER, ClassNames
-from bcgan.data.patients import normalize_patient
+from bcgan.data.patients import check_patient, normalize_patient
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.evaluate.probes import ROLES, subsample
@@ -118,15 +117,11 @@ def _as_patients(names: np.ndarray, path: Path) -> np.ndarray:
     """Return patients' names, text, (n,), normalized as in all other tables of bcgan.
 
     Raises:
-        InputError: If a name is empty.
+        InputError: If a name is that of no patient.
     """
     patients = np.array([normalize_patient(name) for name in names])
-    if (unknown := np.isin(patients, ("", "nan", "None", "NA"))).any():
-        number = int(unknown.argmax())
-        raise InputError(
-            f"{path}: the patient of patch {number}, counted from 0, is {str(names[number])!r}. Name every patient, "
-            "so that all patches of one stay on one side."
-        )
+    for number in np.sort(np.unique(patients, return_index=True)[1]):
+        check_patient(str(patients[number]), f"{path}: the patient of patch {number}, counted from 0,")
     return patients
 
 
@@ -138,7 +133,7 @@ def _as_labels(names: np.ndarray, path: Path) -> np.ndarray:
     """
     if all(name.isascii() and name.isdigit() and int(name) <= MAX_LABEL for name in names):
         return names.astype(int)
-    known = ClassNames(tuple((name, ()) for name in CLASSES))
+    known = ClassNames(())
     labels = {name: known.label(name) for name in set(names)}
     if None in labels.values():
         name = next(name for name in sorted(labels) if labels[name] is None)
@@ -155,7 +150,8 @@ def read_places(path: Path) -> Places:
         InputError: If a row has no place, or two rows are of one place.
     """
     places: Places = {}
-    for row in label_table.read_labels(path, ClassNames(tuple((name, ()) for name in CLASSES))):
+    names = ClassNames(())
+    for row in label_table.read_labels(path, names):
         place = (strip_suffixes(Path(row.image).name), row.x, row.y)
         if UNKNOWN in place:
             raise InputError(f"{path}, row {row.number}: no x or y. Give the corner of the patch, as in its file.")
@@ -164,6 +160,7 @@ def read_places(path: Path) -> Places:
                 f"{path}: rows {places[place].number} and {row.number} are of the same patch, {row.image}. Keep one."
             )
         places[place] = row
+    names.log_numbers(str(path))
     return places
 
 

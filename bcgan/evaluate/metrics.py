@@ -1,8 +1,8 @@
 """Metrics of probabilities, computed for many bootstrap resamples at once.
 
 With more than two classes a patch is called the most probable one. Metrics are then means over the classes, each
-against the rest; accuracy, the Brier score and the loss are those of all classes together. For two classes these
-definitions agree with the usual ones.
+against the rest; the balanced accuracy is the mean sensitivity, and accuracy, the Brier score and the loss are those of
+all classes together. For two classes these definitions agree with the usual ones.
 
 Functions that take weights, (resamples, n), return values of shape (resamples,). A row of ones gives the plain metric,
 which the tests compare with scikit-learn's.
@@ -66,7 +66,7 @@ def _multiclass_metrics(
 ) -> dict[str, np.ndarray]:
     """Return {metric: (resamples,)} for more than two classes. Arguments as in `compute_metrics`.
 
-    Most are means over the classes, each against the rest. NaN in resamples that lack a class.
+    Most are means over the classes, each against the rest; see the module. NaN in resamples that lack a class.
     """
     num_classes = scores.shape[1]
     by_class = [

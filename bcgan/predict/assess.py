@@ -1,6 +1,8 @@
 """`bcgan assess`: measure a classifier on labeled images that it was not trained on, with patient-level intervals."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from bcgan.experiment import Experiment
 from bcgan.predict.foreign import ForeignModel
 from bcgan.predict.image_scores import probability_columns, score_images
 from bcgan.predict.model import Card, Model
+from bcgan.preprocess import audit
+from bcgan.slides.decode import decode_image
 from bcgan.slides.reader import stated_mpp
 from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts, user_mpp
 
@@ -69,6 +73,7 @@ def assess(
     _check_scale(records, model, mpp)
     if mpp is None and model.card.microns_per_pixel:
         _check_stated_scales(records)
+    _warn_of_copies(records)
     with progress.bar(len(records), "assess", "image") as bar:
         table = pd.DataFrame(score_images(model, records, experiment.data, mpp, bar))
     columns = probability_columns(model.card.classes)
@@ -111,6 +116,30 @@ def _check_stated_scales(records: list[Record]) -> None:
                 f"{record.path} states {stated.x:.4g} microns a pixel, and the data set has {record.mpp:.4g}. Correct "
                 "data.mpp or leave it out, or give the true one with --mpp."
             )
+
+
+def _warn_of_copies(records: list[Record]) -> None:
+    """Warn of images that occur twice, pixel by pixel, or under two labels: each counts in the figures."""
+
+    def read_hash(record: Record) -> str:
+        try:
+            return audit.hash_pixels(decode_image(record.read(), record.path))
+        except (OSError, ValueError):
+            return ""  # reported when the image is read
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        table = pd.DataFrame({"pixels": list(pool.map(read_hash, records)), "label": [row.label for row in records]})
+    table = table[table["pixels"] != ""]
+    copies = audit.find_copies(table)
+    if not copies["duplicate"].any():
+        return
+    repeated = copies["duplicate"].idxmax()
+    first = table["pixels"].eq(table["pixels"][repeated]).idxmax()
+    progress.log.warning(
+        "assess: %d images repeat another one (first: %s and %s), and %d have copies of another label; all count. "
+        "Remove copies and correct labels", copies["duplicate"].sum(), records[first].path, records[repeated].path,
+        copies["conflicting_labels"].sum(),
+    )  # fmt: skip
 
 
 def _warn_of_training_patients(records: list[Record], card: Card, data_name: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bcgan import runs
+from bcgan.classes import canonical_class
 from bcgan.classify.calibration import Calibration
 from bcgan.errors import InputError
 from bcgan.predict import engines, torch_files
@@ -79,7 +80,7 @@ class ForeignModel(Model):
         labels, names = labels or {}, config.class_names
         if unknown := set(labels) - set(names):
             raise InputError(f"--class {min(unknown)}: the classes of the network are {', '.join(names)}.")
-        targets = [None if name in REJECTIONS else labels.get(name, name) for name in names]
+        targets = [None if name in REJECTIONS else canonical_class(labels.get(name, name)) for name in names]
         classes = tuple(dict.fromkeys(target for target in targets if target is not None))
         if order and set(order) != set(classes):
             raise InputError(

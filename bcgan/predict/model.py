@@ -16,7 +16,7 @@ from bcgan.gan import quality_filter
 from bcgan.predict import engines, orientations
 from bcgan.preprocess import stain
 from bcgan.preprocess.images import enhance, resize_patches
-from bcgan.settings import Settings
+from bcgan.settings import ClassName, Settings
 from bcgan.sizes import MIN_TISSUE_FRACTION
 from bcgan.slides.scale import ModelScale
 from bcgan.slides.tissue import is_colorless, tissue_fraction
@@ -65,7 +65,7 @@ class Card(Settings):
     """The model card that `bcgan export` writes next to a classifier."""
 
     intended_use: str
-    classes: tuple[str, ...] = Field(min_length=2)  # in the order of their labels
+    classes: tuple[ClassName, ...] = Field(min_length=2)  # in the order of their labels
     size: int  # side of a patch, pixels
     microns_per_pixel: float | None  # of those pixels; None if it is not known
     image_size: tuple[int, int] | None = None  # width and height of the training images, if all had one size

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bcgan import progress, runs
 from bcgan.artifacts import MANIFEST
-from bcgan.classes import CLASSES, class_names, parse_classes
+from bcgan.classes import CLASSES, canonical_class, class_names, parse_classes
 from bcgan.classify import reference_cnn
 from bcgan.errors import InputError, WorkError
 from bcgan.gan import quality_filter, steering
@@ -82,9 +82,9 @@ def find_label(bundle: GeneratorBundle, name: str) -> int:
     Raises:
         InputError: If the generator has no class of that name.
     """
-    if name not in bundle.classes:
+    if canonical_class(name) not in bundle.classes:
         raise InputError(f"--label {name}: this generator's classes are {', '.join(bundle.classes)}. Name one of them.")
-    return bundle.classes.index(name)
+    return bundle.classes.index(canonical_class(name))
 
 
 def write(

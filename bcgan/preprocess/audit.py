@@ -1,5 +1,6 @@
 """Find faulty patches (unreadable, blank, blurred, duplicates, ...), and drop or refuse them as the settings say."""
 
+import hashlib
 from typing import Any
 
 import cv2
@@ -48,6 +49,19 @@ def quality_measures(image: np.ndarray | None) -> dict[str, Any]:
     }
 
 
+def hash_pixels(image: np.ndarray) -> str:
+    """Return the SHA-256 of the shape and the pixels of an image."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def find_copies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns duplicate and conflicting_labels of `find_faults`, bool, by the columns pixels and label."""
+    is_conflicting = rows.groupby("pixels")["label"].transform("nunique") > 1
+    return pd.DataFrame({"duplicate": rows.duplicated("pixels"), "conflicting_labels": is_conflicting})
+
+
 def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) -> pd.DataFrame:
     """Return one boolean column for each fault; a patch can have several.
 
@@ -68,9 +82,8 @@ def find_faults(rows: pd.DataFrame, thumbnails: np.ndarray, size: int | None) ->
     faults["wrong_size"] = readable & ((shape != size).any(axis=1) if size else (shape < MIN_SIDE_PX).any(axis=1))
     faults["blank"] = readable & (rows["deviation"] < BLANK_DEVIATION)
     faults["blurred"] = readable & ~faults["blank"] & (rows["sharpness"] < BLUR_VARIANCE)
-    labels_of_copies = rows[readable].groupby("pixels")["label"]
-    faults.loc[readable, "conflicting_labels"] = labels_of_copies.transform("nunique") > 1
-    faults.loc[readable, "duplicate"] = rows[readable].duplicated("pixels")
+    for fault, is_affected in find_copies(rows[readable]).items():
+        faults.loc[readable, fault] = is_affected
     candidates = np.flatnonzero(readable & ~faults["blank"] & ~faults["duplicate"])
     pairs = find_near_pairs(rows["perceptual"].to_numpy(np.uint64)[candidates], thumbnails[candidates])
     later, first_pairs = np.unique(pairs[:, 1], return_index=True)

@@ -1,6 +1,5 @@
 """Decode the images of a data set, in threads, as patches or by cutting them, and measure them for the audit."""
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -135,7 +134,7 @@ def _index_rows(record: Record, decoded: _Decoded, is_cut: bool) -> Iterable[dic
     stated_x, stated_y = decoded.stated[:2] if has_scale else (math.nan, math.nan)
     for image, (x, y) in zip(decoded.measured, decoded.corners.tolist(), strict=True):
         height, width = (0, 0) if image is None else image.shape[:2]
-        pixels = "" if image is None else hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        pixels = "" if image is None else audit.hash_pixels(image)
         yield {
             # A patch that was cut has its corner in its id.
             "id": f"{record.key}_x{x}_y{y}" if is_cut else record.key, "image": record.key, "path": record.path,

@@ -154,7 +154,11 @@ def claim(run: Run) -> pd.DataFrame:
         subset = f", {data.subsample_fraction:.0%} of each patient's patches of each class"
     elif data.max_patches_per_class:
         subset = f", at most {data.max_patches_per_class} of each patient and class"
-    macro = "; means over the classes, each against the rest" if run.is_multiclass else ""
+    macro = (
+        "; means over the classes, each against the rest; balanced accuracy is the mean sensitivity"
+        if run.is_multiclass
+        else ""
+    )
     chosen_neither = "neither epochs nor thresholds" if not run.is_multiclass else "no epochs"
     items = (
         ("AI methodology named in the title", "Yes: GAN and ResNet"),

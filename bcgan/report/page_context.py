@@ -22,7 +22,7 @@ GLOSSARY = {
     "PR AUC": "Area under the curve of precision against recall; chance is the class's share.",
     "Sensitivity": "The share of the patches of a class that are called so; also recall.",
     "Specificity": "The share of the other patches that are not called so.",
-    "Balanced accuracy": "The mean of sensitivity and specificity.",
+    "Balanced accuracy": "The mean of sensitivity and specificity; of more than two classes, the mean sensitivity.",
     "F1": "The harmonic mean of precision and recall.",
     "Brier score": "The mean squared error of the probability; 0 is perfect.",
     "Calibration error": "The mean distance of the probability from the observed share, over ten equally wide bins.",

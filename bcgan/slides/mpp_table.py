@@ -9,7 +9,7 @@ from bcgan import progress
 from bcgan.errors import InputError
 from bcgan.slides.files import ImageFile, strip_suffixes
 from bcgan.slides.scale import Mpp
-from bcgan.slides.tables import check_columns, check_row, read_csv
+from bcgan.slides.tables import check_cell, check_columns, check_row, read_csv
 
 FILE_COLUMNS = ("file", "path", "image", "name", "slide")
 COLUMNS = {"file": FILE_COLUMNS, "mpp": ("mpp", "mpp_x", "microns_per_pixel"), "mpp_y": ("mpp_y",)}
@@ -18,7 +18,7 @@ COLUMNS = {"file": FILE_COLUMNS, "mpp": ("mpp", "mpp_x", "microns_per_pixel"), "
 class MppChoice:
     """The resolutions that a user gives, for each image in a table or for all. Calling it returns an Mpp or `None`.
 
-    The table names a file by its path, by its name, or by its name without suffix.
+    The table names a file by its path, by its name, or by its name without suffix; each row is of one file.
     """
 
     def __init__(self, mpp: float | None = None, table: Path | None = None):
@@ -31,20 +31,32 @@ class MppChoice:
 
     def __call__(self, image: ImageFile) -> Mpp | None:
         """Return the resolution that the user gives for an image; `None` if there is none."""
-        if self._rows:
-            for key in _lookup_keys(image):
-                if key in self._rows:
-                    return self._rows[key]
-        return self._default
+        return self._rows.get(self._find_row(image), self._default)
+
+    def _find_row(self, image: ImageFile) -> str | None:
+        """Return the name that an image's row has in the table; `None` if it has none."""
+        return next((key for key in _lookup_keys(image) if key in self._rows), None) if self._rows else None
 
     def as_json(self) -> object:
         """Return all values as JSON: [default mpp, {file: [mpp_x, mpp_y]}], on which finished work depends."""
         return [self.mpp, {key: [mpp.x, mpp.y] for key, mpp in self._rows.items()}]
 
-    def report_unused(self, images: list[ImageFile]) -> None:
-        """Warn of rows of the table that belong to no image, and of images that have no row."""
+    def check_images(self, images: list[ImageFile]) -> None:
+        """Check that no row belongs to two images; warn of rows that belong to none, and of images without a row.
+
+        Raises:
+            InputError: If the name in a row is that of two images.
+        """
         if not self._table:
             return
+        image_of: dict[str, ImageFile] = {}
+        for image in images:
+            key = self._find_row(image)
+            if key is not None and image_of.setdefault(key, image).path != image.path:
+                raise InputError(
+                    f"--mpp-csv: {self._table}: {key} is the name of {image_of[key].path} and of {image.path}. Write a "
+                    "row with the path of each."
+                )
         keys = {key for image in images for key in _lookup_keys(image)}
         if unused := sorted(set(self._rows) - keys):
             progress.log.warning(
@@ -78,6 +90,7 @@ def read_table(path: Path) -> dict[str, Mpp]:
         where = f"--mpp-csv: {path}, line {number}"
         remedy = "Write file,mpp (and decimal points, not commas), or a header."
         check_row(cells, len(header) if has_header else 2, where, remedy)
+        check_cell(cells[columns[0]], f"{where}: file")
         mpp = _read_row(cells, columns, delimiter, where)
         key = _normalize_path(cells[columns[0]])
         if rows.setdefault(key, mpp) != mpp:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ BYTE_ORDER_MARKS = (
     (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
     (b"\xef\xbb\xbf", "utf-8-sig"),
 )  # fmt: skip
+# What spreadsheets show for a formula without a value, in any language (#N/A, #REF!, #WERT!, #DIV/0!), or for a column
+# that is too narrow (###).
+ERROR_VALUE = re.compile(r"##+|#N/?A|#N/D|#NV|#GETTING_DATA|#[¡¿]?[^\W\d_]+(/0)?[!?]|Err:\d{3}", re.IGNORECASE)
+ROUNDED_NUMBER = re.compile(r"\d+([.,]\d+)?E\+\d+", re.IGNORECASE)  # 2.02401E+11, the start of a longer number
 
 
 def read_text(path: Path) -> str:
@@ -88,6 +93,24 @@ def check_columns(header: Sequence[str], names: Sequence[str], table: str) -> No
                 f"{table} has {header.count(name)} columns {name} (whatever their case); its columns: "
                 f"{', '.join(header)}. Keep one {name}."
             )
+
+
+def check_cell(cell: str, subject: str) -> None:
+    """Check that a cell is neither an error value of a spreadsheet nor a number that one has rounded.
+
+    Args:
+        subject: The setting, the file, the row's number and the column, for the error.
+
+    Raises:
+        InputError: If it is.
+    """
+    if ERROR_VALUE.fullmatch(cell):
+        raise InputError(f"{subject} is {cell!r}, an error value of a spreadsheet. Correct its formula, or write text.")
+    if ROUNDED_NUMBER.fullmatch(cell):
+        raise InputError(
+            f"{subject} is {cell!r}, a number that a spreadsheet rounded, and others may be rounded to it. Format the "
+            "column as text and enter the numbers again."
+        )
 
 
 def check_row(cells: Sequence[str], num_columns: int, row: str, remedy: str) -> None:

@@ -169,7 +169,8 @@ def test_a_patient_in_several_archives_and_classes_counts_once(tmp_path):
     for number, label in enumerate((0, 1, 1)):
         place_of(tmp_path, "folder", {f"{number}/P1/{label}/{number}.png": b""})
         (tmp_path / f"folder/{number}.zip").write_bytes(zipped({f"P1/{label}/in{number}.png": b""}))
-    every = data.records(Data(name="patient_folder", dir=tmp_path))
+    paths = [tmp_path / f"folder/{number}{kind}" for number in range(3) for kind in ("", ".zip")]
+    every = data.records(Data(name="patient_folder", dir=paths))
     assert len(every) == 6
     assert {record.patient for record in every} == {"P1"}
 

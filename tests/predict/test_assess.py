@@ -2,6 +2,7 @@ import io
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +63,23 @@ def test_figures_are_those_of_the_rows(shipped, labelled, tmp_path):
     assert assessment["judged"]["images"] == len(accepted)
     assert assessment["judged"]["malignant"] == accepted["label"].sum()
     assert json.loads((tmp_path / "out/assessment.json").read_text()) == assessment
+
+
+def test_copies_and_contradicting_labels_are_counted(shipped, labelled, tmp_path, caplog):
+    """Pixel by pixel, in whatever format."""
+    assess.assess(shipped, settings(labelled), None, tmp_path / "out")
+    assert "repeat another" not in caplog.text
+    pixels = cv2.imread(str(labelled / "p0/0/0.png"))
+    cv2.imwrite(str(labelled / "p0/0/again.tif"), pixels)
+    cv2.imwrite(str(labelled / "p2/0/again.bmp"), pixels)
+    shutil.copy(labelled / "p1/1/1.png", labelled / "p1/0.png")
+    (labelled / "p1/0").mkdir()
+    (labelled / "p1/0.png").rename(labelled / "p1/0/1.png")
+    assess.assess(shipped, settings(labelled), None, tmp_path / "out")
+    words = (
+        f"3 images repeat another one (first: {labelled}/p0/0/0.png and {labelled}/p0/0/again.tif), and 2 have copies"
+    )
+    assert words in caplog.text
 
 
 def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of, tmp_path):

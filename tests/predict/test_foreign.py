@@ -63,6 +63,12 @@ def test_classes_are_named_joined_and_ordered_by_the_data_set():
     np.testing.assert_allclose(model.predict(example_patches(1)[0]).class_probabilities, [[0.5, 0.5]])
 
 
+def test_the_case_of_a_networks_classes_does_not_count():
+    model = make(("Malignant", "Benign"), [0.9, 0.1]).with_labels({}, ("benign", "malignant"))
+    assert model.card.classes == ("benign", "malignant")
+    np.testing.assert_allclose(model.predict(example_patches(1)[0]).probability, [0.9])
+
+
 def test_what_a_network_of_bcgan_rejects_is_out_of_distribution():
     names = ("benign", "malignant", "no_tissue", "out_of_distribution")
     patches = example_patches(1)[0]

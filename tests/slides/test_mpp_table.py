@@ -39,6 +39,7 @@ def test_a_table_is_read_by_its_header(tmp_path, text, expected, encoding):
         ("file,resolution\na.tif,1\n", "0 columns mpp"), ("a.tif,1\na.tif,2\n", "two resolutions"), ("", "no row"),
         ("file,mpp,mpp\na.tif,1,2\n", "2 columns mpp"), ("file,mpp,mpp_y,MPP_Y\na.tif,1,2,3\n", "2 columns mpp_y"),
         ('file,mpp\n"a.tif,1\nb.tif,2\n', "line 2: a quotation mark is not closed"),
+        ("file,mpp\n#N/A,1\n", "line 2: file is '#N/A', an error value"), ("a.tif,#REF!\n", "no file with its"),
     ],
 )  # fmt: skip
 def test_ambiguous_or_invalid_tables_are_refused(tmp_path, text, words):
@@ -56,8 +57,25 @@ def test_a_single_value_applies_to_images_that_are_not_in_the_table(tmp_path, ca
     (tmp_path / "t.csv").write_text("a.tif,0.5\nz.tif,1\n", "utf-8")
     choice = MppChoice(4.0, tmp_path / "t.csv")
     assert [choice(image(name)).x for name in ("a.tif", "b.tif")] == [0.5, 4.0]
-    choice.report_unused([image("a.tif"), image("b.tif")])
+    choice.check_images([image("a.tif"), image("b.tif")])
     assert "1 of 2 files are none of the images, such as z.tif" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [("slide.png,1", "slide.png"), ("slide,1", "slide"), ("slide,1\nP2/slide.png,2", "slide"), ("P1/slide.png,1", None),
+     ("P1/slide.png,1\nP2/slide.png,2\nslide.tif,3", None)],
+)  # fmt: skip
+def test_a_row_that_names_two_images_is_refused(tmp_path, rows, name):
+    (tmp_path / "t.csv").write_text(f"file,mpp\n{rows}\n", "utf-8")
+    choice = MppChoice(9.0, tmp_path / "t.csv")
+    images = [image(path) for path in ("P1/slide.png", "P2/slide.png", "P1/slide.tif", "P1/other.png")]
+    if name is None:
+        choice.check_images(images)
+        assert choice(images[0]).x == 1 and choice(images[3]).x == 9
+        return
+    with pytest.raises(InputError, match=rf"{name} is the name of P1/slide\.png and of P\d/slide\.\w+\. Write a row"):
+        choice.check_images(images)
 
 
 @pytest.mark.parametrize("mpp", [float("nan"), float("inf")])

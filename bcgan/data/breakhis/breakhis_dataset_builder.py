@@ -49,7 +49,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, records: list[Record]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the (key, example) pairs of TFDS, with magnification and tumor type, which only the keys state."""
         for key, example in patch_examples(records):
-            fields = scan.parse_name(f"{key}.png")
+            fields = scan.parse_name(key)
             yield (
                 key,
                 example | {"magnification": int(fields["magnification"]), "tumour": scan.TUMOR_TYPES[fields["tumour"]]},

@@ -15,11 +15,11 @@ from bcgan.data.patients import normalize_patient
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.errors import InputError
 from bcgan.progress import log
-from bcgan.slides.files import ImageFile, iterate_images
+from bcgan.slides.files import ImageFile, iterate_images, strip_suffixes
 
 NAME = re.compile(
     r"(?P<key>SOB_(?P<label>[BM])_(?P<tumour>[A-Z]+)-(?P<year>\d+)-(?P<slide>[0-9A-Z]+)-"
-    r"(?P<magnification>\d+)-\d+)\.png$"
+    r"(?P<magnification>\d+)-\d+)$"
 )
 TUMOR_TYPES = {
     "A": "adenosis", "F": "fibroadenoma", "PT": "phyllodes_tumor", "TA": "tubular_adenoma",
@@ -32,9 +32,9 @@ MICRONS_AT_40 = 0.49  # per pixel at 40X
 def parse_name(name: str) -> dict[str, str] | None:
     """Read the fields of a file name: key, label ("B" or "M"), tumour, year, slide, patient, magnification.
 
-    Returns `None` for a name that is not of this form.
+    The name may have the suffix of any image. Returns `None` for a name that is not of this form.
     """
-    match = NAME.search(name)
+    match = NAME.search(strip_suffixes(name))
     if match is None:
         return None
     # The digits of a slide are the patient; its letters distinguish cuts of one patient (22549AB, 22549CD).
@@ -60,12 +60,14 @@ def records(
     """
     label_of = label_known_classes(classes, (*CLASSES, *TUMOR_TYPES.values()), "BreaKHis")
     num_left_out = 0
+    others: list[str] = []
     by_key: dict[str, Record] = {}
     files: dict[str, ImageFile] = {}
     counts: Counter[int] = Counter()
     for file in iterate_images(paths):
         fields = parse_name(file.name)
         if not fields:
+            others.append(file.path)
             continue
         scale = int(fields["magnification"])
         if magnification not in (None, scale):
@@ -84,6 +86,8 @@ def records(
             fields["key"], file.path, file.source, normalize_patient(fields["patient"]), label, UNKNOWN, UNKNOWN, "",
             file.read, MICRONS_AT_40 * 40 / scale,
         )  # fmt: skip
+    if others:
+        log.warning("breakhis: %d images have no name of BreaKHis: left out, the first: %s", len(others), others[0])
     if num_left_out:
         log.info("data.classes: %d images of other tumor types are left out", num_left_out)
     if not by_key:

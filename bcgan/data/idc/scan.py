@@ -15,13 +15,13 @@ from bcgan.data.copies import check_copy
 from bcgan.data.patients import normalize_patient
 from bcgan.data.records import LABELS, Record, parse_label
 from bcgan.errors import InputError
-from bcgan.slides.files import ImageFile, iterate_images
+from bcgan.slides.files import ImageFile, iterate_images, strip_suffixes
 
 NATIVE_SIZE = 50
 MICRONS = 4.0  # per pixel, approximately: 10x, downsampled by four
 OFFICIAL_LISTS = Path(__file__).parent / "official"  # Janowczyk and Madabhushi (2016): 84 / 29 / 49 patients
 NAME = re.compile(
-    r"(?:^|/)(?P<key>(?P<patient>[^/]+)_idx\d+_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[^./]+))\.png$", re.IGNORECASE
+    r"(?:^|/)(?P<key>(?P<patient>[^/]+)_idx\d+_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[^./]+))$", re.IGNORECASE
 )
 
 log = logging.getLogger("bcgan")
@@ -40,11 +40,12 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
     """
     by_key: dict[str, tuple[ImageFile, Record]] = {}
     misplaced: list[str] = []
-    num_copies = num_others = 0
+    others: list[str] = []
+    num_copies = 0
     for file in iterate_images(paths):
-        match = NAME.search(unicodedata.normalize("NFC", file.name))
+        match = NAME.search(strip_suffixes(unicodedata.normalize("NFC", file.name)))
         if match is None:
-            num_others += 1
+            others.append(file.path)
             continue
         key = match["key"]
         if key in by_key:
@@ -63,8 +64,11 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
         )
     if num_copies:
         log.info("idc: %d files are copies, with the name of an earlier file: left out", num_copies)
-    if num_others:
-        log.warning("idc: %d image files are not named <patient>_idx5_x<x>_y<y>_class<c>.png: left out", num_others)
+    if others:
+        log.warning(
+            "idc: %d images are not named <patient>_idx5_x<x>_y<y>_class<c>: left out, the first: %s",
+            len(others), others[0],
+        )  # fmt: skip
     if not by_key:
         sources = ", ".join(map(str, paths))
         raise InputError(
