@@ -13,6 +13,7 @@ import pytest
 from bcgan.cli import cli
 
 ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "pipelines"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -51,12 +52,26 @@ def command_lines(program: str) -> list:
     return lines
 
 
+def commented_lines(program: str) -> list:
+    """The commands in the comments of experiments that call a program."""
+    commands = []
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        for line in re.findall(r"^#     (.+)$", path.read_text("utf-8"), re.MULTILINE):
+            commands += [(path.name, command) for command in line.split(" && ") if command.startswith(f"{program} ")]
+    return [pytest.param(command, id=f"{name}: {command[:60]}") for name, command in commands]
+
+
 def parse(name: str, arguments: list[str]) -> None:
     command = cli.commands[name]
-    command.make_parser(click.Context(command)).parse_args(list(arguments))
+    values, _, _ = command.make_parser(click.Context(command)).parse_args(list(arguments))
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Choice) and values.get(parameter.name):
+            given = values[parameter.name]
+            for value in given if parameter.multiple else (given,):
+                assert value in parameter.type.choices, f"{parameter.name}: {value}"
 
 
-@pytest.mark.parametrize("line", command_lines("bcgan"))
+@pytest.mark.parametrize("line", command_lines("bcgan") + commented_lines("bcgan"))
 def test_every_command_in_the_docs_has_its_options(line):
     words = shlex.split(re.sub(r"\.\.\.$", "", line), comments=True)[1:]
     if words[0].startswith("-"):
@@ -71,7 +86,7 @@ def test_the_parser_rejects_an_unknown_option():
         parse("predict", ["x.png", "--no-such"])
 
 
-@pytest.mark.parametrize("line", command_lines("make"))
+@pytest.mark.parametrize("line", command_lines("make") + commented_lines("make"))
 def test_every_make_target_exists(line):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
     used_targets = [word for word in shlex.split(line, comments=True)[1:] if re.fullmatch(r"[a-z-]+", word)]
