@@ -16,6 +16,12 @@ CLASS_COLORS = {"benign": FIRST_CLASS_COLOR, "malignant": LAST_CLASS_COLOR}
 # Of further classes, of no classifier. With the two above they differ to normal and to color-blind eyes.
 FURTHER_CLASS_COLORS = ("#882255", "#E3C800", "#661100", "#FF6F91", "#88CCEE", "#66C2B5")
 NOUNS = {"benign": "benignity", "malignant": "malignancy"}  # of classes that are adjectives, after "probability of"
+# Names in results, whose columns and keys a class of that name would overwrite: the area of all tissue in a summary,
+# the verdicts, which are classes in WSInfer's format, and the counts in assessment.json.
+RESERVED_NAMES = (
+    "tissue", "scored", "abstained", "out_of_distribution", "unreadable", "no_tissue",
+    "images", "patients", "by_class", "figures",
+)  # fmt: skip
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # part of names of files and columns
 
 # A class's name and its further names in the data, for each class in the order of the labels. Not a mapping: a
@@ -52,7 +58,7 @@ def parse_classes(value: Any) -> Any:
 
 
 def check_classes(pairs: ClassPairs) -> None:
-    """Check that two or more classes are named, each once, and that no spelling is of two classes.
+    """Check that two or more classes are named, each once and not as a result, and that no spelling is of two classes.
 
     Raises:
         ValueError: If not.
@@ -66,8 +72,19 @@ def check_classes(pairs: ClassPairs) -> None:
     names = [name for name, _ in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]!r} is named twice; name each class once")
+    check_names(names)
     if pairs and len(class_names(pairs)) < 2:
         raise ValueError(f"{names[0]!r} is a single class; name two or more, or leave classes out")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check that no class has a name that results use for something else, in any case and spacing.
+
+    Raises:
+        ValueError: If one has.
+    """
+    if reserved := [name for name in names if normalize_class(name) in RESERVED_NAMES]:
+        raise ValueError(f"{reserved[0]!r} has another meaning in results; give the class another name")
 
 
 def class_names(pairs: ClassPairs) -> tuple[str, ...]:

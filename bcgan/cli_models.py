@@ -158,15 +158,16 @@ def predict(
     from bcgan.predict import predict as predicting
     from bcgan.predict import summary
     from bcgan.predict.loading import load
+    from bcgan.predict.tile_groups import list_slides
     from bcgan.slides.files import find_images
 
     files = find_images(images, _read_file_list(images))
     tables = [Path(mpp_csv)] if mpp_csv else []
     outputs.check({"--out": out, "--summary": summary_path}, [*tables, *_list_files(files)])
     mpp_choice = make_mpp_choice(mpp, mpp_csv, files)
-    if patient:
-        summary.find_patients(predicting.list_slides(files), patient)  # raises before anything is predicted
     classifier = load(model, engine, predicting.is_small_job(files), neighbours, fast)
+    if patient:  # raises before anything is predicted
+        summary.find_patients(list_slides(files, classifier.card.classes), patient)
     as_jsonl = as_jsonl or bool(out and out.endswith(".jsonl"))
     with outputs.open_text(out) as file:
         by_slide = predicting.predict(classifier, files, file, as_jsonl, mpp_choice, Path(maps) if maps else None)

@@ -31,6 +31,7 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
     from bcgan.data.breakhis import scan as breakhis
     from bcgan.data.idc import scan as idc
     from bcgan.data.patient_folder import scan as patient_folder
+    from bcgan.data.slide_names import check_places
 
     readers = {
         "histology_phantom": lambda paths: prepared.phantom_records(
@@ -45,6 +46,8 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
     if data.name not in PREPARED:
         for patient, path in {record.patient: record.path for record in reversed(all_records)}.items():
             check_patient(patient, f"{path}: the patient")
+    if data.labels:
+        check_places(all_records, data)
     if data.similar_patients == "refuse" and data.name not in PREPARED:
         check_spellings({record.patient for record in all_records}, f"data.dir: {', '.join(map(str, data.dir))}")
     if data.max_patches_per_class is None and data.subsample_fraction is None:

@@ -3,22 +3,27 @@
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from bcgan.classes import ClassPairs
 from bcgan.data.labels import ClassNames, normalize_spelling
-from bcgan.data.records import UNKNOWN
+from bcgan.data.records import UNKNOWN, Record
+from bcgan.errors import InputError
+from bcgan.settings import Data
 from bcgan.slides.coordinates import PLAIN_PATTERN, parse_tile_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @lru_cache
-def class_folders(classes: ClassPairs = ()) -> frozenset[str]:
+def class_folders(classes: ClassPairs) -> frozenset[str]:
     """Return the normalized names of folders that state a class: of benign and malignant, and those of the setting.
 
     Args:
-        classes: The setting `data.classes`. Defaults to benign and malignant alone.
+        classes: The setting `data.classes`.
     """
     return frozenset((*ClassNames(()).label_of, *ClassNames(classes).label_of))
 
@@ -35,20 +40,24 @@ def drop_class_folders(folder: str, classes: ClassPairs) -> str:
 
 
 @lru_cache(2**14)
-def drop_last_class_folder(folder: str) -> str:
-    """Return the path of a folder without its last part if that is a label, benign or malignant, as in the IDC archive.
+def drop_last_class_folder(folder: str, classes: tuple[str, ...]) -> str:
+    """Return the path of a folder without its last part if that states a class, as in the IDC archive.
 
     Where patients are not known, as here, a folder farther up may be the one of a patient who is named 0 or 1.
+
+    Args:
+        classes: Names of the classes, besides benign and malignant; case and spacing do not count.
     """
     parent, _, name = folder.rpartition("/")
-    return parent if normalize_spelling(name) in class_folders() else folder
+    pairs = tuple((class_name, ()) for class_name in classes)
+    return parent if normalize_spelling(name) in class_folders(pairs) else folder
 
 
 def name_slide(key: str, patient: str, place: tuple[int, int], classes: ClassPairs) -> str:
     """Return the slide of a patch: its patient, the folders in its key, and the slide that the name of its file states.
 
-    Two plain numbers at the end of the name state a slide only if they are the place: they may be counters. Where no
-    slide is stated, it is all patches of the patient whose places are known, and else the patch itself.
+    Two plain numbers at the end of the name state a slide only if they are the place: they may be counters. Where the
+    name states none, the slide is all patches of the folder whose places are known, and else the patch itself.
 
     Args:
         key: The patch's in its data set; a path with forward slashes, with or without folders and a suffix.
@@ -58,10 +67,12 @@ def name_slide(key: str, patient: str, place: tuple[int, int], classes: ClassPai
     folder, _, name = key.replace("!", "/").rpartition("/")
     tile = parse_tile_name(name)
     if tile is None or (tile.pattern == PLAIN_PATTERN and (tile.x, tile.y) != place):
-        return _start(patient) if UNKNOWN not in place else name_image(key, patient)
-    level = "" if tile.downsample == 1 else f" 1 in {tile.downsample:g}"
-    folders = drop_class_folders(folder, classes)
-    return "/".join(filter(None, (_start(patient), folders, tile.slide + level)))
+        if UNKNOWN in place:
+            return name_image(key, patient)
+        name = ""
+    else:
+        name = tile.slide + ("" if tile.downsample == 1 else f" 1 in {tile.downsample:g}")
+    return "/".join(filter(None, (_start(patient), drop_class_folders(folder, classes), name)))
 
 
 def name_image(image: str, patient: str) -> str:
@@ -74,7 +85,27 @@ def _start(patient: str) -> str:
     return patient.replace("%", "%25").replace("/", "%2F")
 
 
-def slide_names(table: pd.DataFrame, classes: ClassPairs) -> np.ndarray:
+def check_places(records: list[Record], settings: Data) -> None:
+    """Check that no two images of one slide have one place: they would count as neighbors and are of two slides.
+
+    Raises:
+        InputError: If two have.
+    """
+    known: dict[tuple[str, int, int], str] = {}
+    for record in records:
+        place = record.x, record.y
+        if UNKNOWN in place:
+            continue
+        slide = name_slide(record.key, record.patient, place, settings.classes)
+        if (other := known.setdefault((slide, *place), record.path)) != record.path:
+            raise InputError(
+                f"data.labels: {settings.labels}: {other} and {record.path} have one place in one slide, x {record.x}, "
+                f"y {record.y}. If they are copies, remove a row; if they are of two slides, move each slide into a "
+                "folder of its own, not named as a class; or leave x and y empty."
+            )
+
+
+def slide_names(table: "pd.DataFrame", classes: ClassPairs) -> np.ndarray:
     """Return the slide of every patch, text, (n,): the image that it was cut from, or the one that its names state.
 
     Slides of two patients always differ.

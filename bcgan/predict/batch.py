@@ -44,16 +44,16 @@ class PredictJob(NamedTuple):
     def settings(self, slide: Slide) -> Any:
         """Return what the file depends on, apart from the slide, as a JSON list.
 
-        Changing the constant text "calls counted" makes all results stale.
+        Changing the constant text "areas counted" makes all results stale.
         """
         model = self._load()
         # The card has thresholds, calibration and scale, and checksums of the networks.
         card = model.card.model_dump(mode="json")
         parts = [card, model.engine, self._make_mpp_choice().as_json(), self.neighbours, self.maps]
-        return [*parts, "calls counted", *(["fast"] if model.fast else [])]
+        return [*parts, "areas counted", *(["fast"] if model.fast else [])]
 
-    def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """Write the rows and maps of a slide, and return {verdict: number of patches} and {called_<class>: number}."""
+    def write(self, slide: Slide, path: Path) -> dict[str, float]:
+        """Write the rows and maps of a slide, and return what `bcgan.predict.summary.count_row` counts of them."""
         model = self._load()
         map_folder = self.out / "maps" / slide.name
         shutil.rmtree(map_folder, ignore_errors=True)  # maps of an earlier version of the rows
@@ -62,16 +62,16 @@ class PredictJob(NamedTuple):
             by_slide = predict(model, slide.images(), file, False, self._make_mpp_choice(), maps, progress_bar=False)
         return dict(sum(by_slide.values(), Counter()))
 
-    def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
+    def summary_columns(self, counts: dict[str, float]) -> dict[str, Any]:
         """Return the columns of a slide in summary.csv."""
         return summary_columns(counts, 1, self._load().card)
 
-    def summarize_patients(self, counts_by_slide: dict[str, dict[str, int]], pattern: str) -> list[dict[str, Any]]:
+    def summarize_patients(self, counts_by_slide: dict[str, dict[str, float]], pattern: str) -> list[dict[str, Any]]:
         """Return a row for each patient; see `bcgan.predict.summary.summarize`."""
         rows = summarize(counts_by_slide, self._load().card, pattern)
         return [row for row in rows if not row["slide"]]
 
-    def log_totals(self, counts_by_slide: dict[str, dict[str, int]]) -> None:
+    def log_totals(self, counts_by_slide: dict[str, dict[str, float]]) -> None:
         """Log the thresholds, and how many patches of all slides have each verdict."""
         log_totals(self.name, sum(map(Counter, counts_by_slide.values()), Counter()), self._load().card)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bcgan import runs
-from bcgan.classes import canonical_class
+from bcgan.classes import canonical_class, check_names
 from bcgan.classify.calibration import Calibration
 from bcgan.errors import InputError
 from bcgan.predict import engines, torch_files
@@ -65,7 +65,8 @@ class ForeignModel(Model):
         order: Classes in the order of their labels. Defaults to the network's.
 
     Raises:
-        InputError: If `labels` names a class that the network does not have, or `order` has others.
+        InputError: If `labels` names a class that the network does not have, `order` has others, or a class has a name
+            that results use for something else.
     """
 
     def __init__(
@@ -88,6 +89,10 @@ class ForeignModel(Model):
                 f"which with --class {classes[-1]}={order[-1]}, once for each class."
             )
         classes = order or classes
+        try:
+            check_names(classes)
+        except ValueError as error:
+            raise InputError(f"class_names: {error} ({torch_files.CONFIG} of the network).") from error
         if len(classes) < 2:
             raise InputError(f"All classes of the network count as {classes[0]}. Leave a --class out.")
         self.config, self._run_network, self._digest = config, run_network, digest

@@ -5,12 +5,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from bcgan import progress
 from bcgan.data.records import UNKNOWN, Record
 from bcgan.data.slide_names import drop_class_folders, name_slide
 from bcgan.predict.model import OUT_OF_DISTRIBUTION, Model
 from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
+from bcgan.preprocess.checks import warn_of_one_class
 from bcgan.settings import Data
 from bcgan.slides.coordinates import TileCoordinates, parse_tile_name
 from bcgan.slides.files import ImageFile
@@ -35,12 +37,14 @@ def score_images(model: Model, records: list[Record], settings: Data, mpp: Mpp |
     def mpp_of(image: ImageFile) -> Mpp | None:
         return mpp or _data_set_mpp(model, by_path[image.path])
 
-    for group in _find_groups(records, settings):
+    groups = list(_find_groups(records, settings))
+    _warn_of_one_class(groups, by_path, settings)
+    for group in groups:
         tiles = read_group(group, model, mpp_of) if group.slide else ""
         members = [by_path[image.path] for image in group.images]
         if isinstance(tiles, SlideTiles):
             rows |= _tile_rows(model, members, tiles, mpp, bar)
-        elif group.in_tile_pixels:  # places that the data set has
+        elif group.in_tile_pixels and not tiles:  # places that the data set has, and that no pixels contradict
             rows |= _slide_rows(model, members, mpp, bar)
         else:
             reason = reason or tiles
@@ -73,6 +77,18 @@ def _find_groups(records: list[Record], settings: Data) -> Iterator[Group]:
         is_read_together = settings.labels is not None and len(members) > 1
         files = [_as_file(record) for record in members]
         yield Group(slide if is_read_together else "", files, coordinates, in_tile_pixels=True)
+
+
+def _warn_of_one_class(groups: list[Group], by_path: dict[str, Record], settings: Data) -> None:
+    """Warn if the names of the slides whose images are scored together may state the class; see `warn_of_one_class`."""
+    rows = [
+        (by_path[image.path].patient, group.slide_path or group.slide, by_path[image.path].label)
+        for group in groups
+        for image in group.images
+        if group.slide
+    ]
+    table = pd.DataFrame(rows, columns=["patient", "slide", "label"])
+    warn_of_one_class(table, settings.class_names, "assess")
 
 
 def _as_file(record: Record) -> ImageFile:

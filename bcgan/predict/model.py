@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from bcgan import machine, renamed, runs
+from bcgan.classes import check_names
 from bcgan.classify import calibration, context
 from bcgan.classify.calibration import Calibration
 from bcgan.classify.context import Context
@@ -87,7 +88,8 @@ class Card(Settings):
     litert_max_abs_error: float | None = None  # of probabilities compared with Keras; None if there is no .tflite file
 
     @model_validator(mode="after")
-    def _check_thresholds(self) -> "Card":
+    def _check_classes_and_thresholds(self) -> "Card":
+        check_names(self.classes)
         kind = Thresholds if len(self.classes) == 2 else ConfidenceThreshold
         if not all(isinstance(value, kind | None) for value in (self.thresholds, self.spatial_context_thresholds)):
             raise ValueError(f"thresholds: these are not those of {len(self.classes)} classes")
@@ -362,7 +364,8 @@ def load(
     try:
         card = Card.model_validate_json((root / CARD).read_text("utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]]) if first else error
         raise InputError(f"{root / CARD} is no card of a classifier ({reason}). {remedy}") from error
     litert_files = [name for name in engines.LITERT_FILES if name in card.sha256]
     for name in (*FILES, *litert_files):

@@ -24,7 +24,7 @@ from bcgan.predict.model import (
     Thresholds,
 )
 from bcgan.predict.summary import count_row
-from bcgan.predict.tile_groups import Group, SlideTiles, find_groups, read_group
+from bcgan.predict.tile_groups import Group, SlideTiles, find_groups_by_folder, read_group, warn_of_split_slides
 from bcgan.slides.files import ImageFile
 from bcgan.slides.mpp_table import MppChoice
 from bcgan.slides.patches import PatchGrid, cut_patches
@@ -35,6 +35,8 @@ COLUMNS = ("path", "x", "y", "probability", "uncertainty", "label", "verdict", "
 BATCH = 512  # patches predicted together, from several files if these are single patches
 SMALL_JOB = 2**19  # bytes, about 80 patches: below it LiteRT, which starts sooner, is faster than OpenVINO
 MppOf = Callable[[ImageFile], Mpp | None]
+# A row, and the area that its patch stands for, square pixels at the model's scale; 0 without a prediction.
+RowAndArea = tuple[dict[str, Any], float]
 
 
 class SinglePatch(NamedTuple):
@@ -46,6 +48,7 @@ class SinglePatch(NamedTuple):
         x, y: Upper left corner of the patch, pixels of the image.
         scale: Scale of the image. `None` if it cannot be read.
         verdict: Verdict of an image without a patch; else "".
+        area: That of the image, square pixels at the model's scale.
     """
 
     image: ImageFile
@@ -54,6 +57,7 @@ class SinglePatch(NamedTuple):
     y: int
     scale: Scale | None
     verdict: str = ""
+    area: float = 0.0
 
 
 def predict(
@@ -78,7 +82,7 @@ def predict(
         progress_bar: Whether to show a progress bar. Defaults to True.
 
     Returns:
-        By slide, which is a file or the common name of tiles, the numbers of patches as `summary.count_row` counts.
+        By slide, which is a file or the common name of tiles, what `summary.count_row` counts.
 
     Raises:
         InputError: If the user gives one resolution for images whose names state several magnifications.
@@ -88,12 +92,12 @@ def predict(
     writer = None if as_jsonl else csv.DictWriter(out, columns(model.card.classes), lineterminator="\n")
     if writer:
         writer.writeheader()
-    counts_by_slide: dict[str, Counter[str]] = {}
+    counts_by_slide: dict[str, Counter[str]] = {}  # areas are no whole numbers
     with progress.bar(len(images), "predict", "image", visible=progress_bar) as bar:
         predictor = _Predictor(model, mpp_of, maps, bar)
-        for row in predictor.rows(images):
+        for row, area in predictor.rows(images):
             slide = predictor.slide_names.get(row["path"], row["path"])
-            count_row(counts_by_slide.setdefault(slide, Counter()), row)
+            count_row(counts_by_slide.setdefault(slide, Counter()), row, area)
             if writer:
                 writer.writerow(row)
             else:
@@ -186,12 +190,6 @@ def log_totals(command: str, counts: Counter[str], card: Card) -> None:
     progress.log.info("%s: %s; %s", command, totals, card.intended_use)
 
 
-def list_slides(images: list[ImageFile]) -> list[str]:
-    """Return the slide of each group of images: the common name of its tiles, else the file. Only names are read."""
-    groups = find_groups(images)
-    return [slide for group in groups for slide in ([group.slide_path] if group.slide else [group.images[0].path])]
-
-
 def is_small_job(images: list[ImageFile]) -> bool:
     """Return whether all files together are so small that the engine's start takes longer than the predictions."""
     return sum(image.size for image in images) < SMALL_JOB
@@ -238,9 +236,10 @@ class _Predictor:
         self._used_slides: Counter[str] = Counter()  # by the summary of their tile names
         self.slide_names: dict[str, str] = {}  # by path, of tiles
 
-    def rows(self, images: list[ImageFile]) -> Iterator[dict[str, Any]]:
+    def rows(self, images: list[ImageFile]) -> Iterator[RowAndArea]:
         """Yield the rows of all images, with the columns that `columns` returns."""
-        groups = find_groups(images)
+        groups = find_groups_by_folder(images, self._classes)
+        warn_of_split_slides(groups, self._classes)
         self._map_names = _unique_names([image.name.rsplit("/", 1)[-1] for image in images], images)
         slides = [group for group in groups if group.slide]
         titles = _unique_names([group.slide for group in slides], [group.images[0] for group in slides])
@@ -275,7 +274,7 @@ class _Predictor:
             progress.log.warning("predict: %s", reason)
         self._num_unused_slides += bool(reason)
 
-    def _image_rows(self, image: ImageFile) -> Iterator[dict[str, Any]]:
+    def _image_rows(self, image: ImageFile) -> Iterator[RowAndArea]:
         """Queue a single patch and yield the rows of a full batch, or yield the rows of a larger image."""
         grid = self._read(image)
         if grid is None or not len(grid.patches):
@@ -283,12 +282,12 @@ class _Predictor:
             self._waiting.append(SinglePatch(image, None, 0, 0, grid and grid.scale, verdict))
         elif grid.is_single_patch:
             x, y = grid.image_coords[0]
-            self._waiting.append(SinglePatch(image, grid.patches[0], x, y, grid.scale))
+            self._waiting.append(SinglePatch(image, grid.patches[0], x, y, grid.scale, area=grid.areas[0]))
         else:
             yield from self._flush()
             predictions = predict_grid(self._model, grid)
             self._write_maps(self._map_names[image.path], grid, predictions)
-            yield from prediction_rows(image.path, grid, predictions, self._classes)
+            yield from zip(prediction_rows(image.path, grid, predictions, self._classes), grid.areas, strict=True)
             self._bar.update()
             return
         if len(self._waiting) == BATCH:
@@ -313,7 +312,7 @@ class _Predictor:
             )  # fmt: skip
         return grid
 
-    def _flush(self) -> Iterator[dict[str, Any]]:
+    def _flush(self) -> Iterator[RowAndArea]:
         """Predict the single patches that wait, and yield their rows."""
         patches = [single.patch for single in self._waiting if single.patch is not None]
         if patches:
@@ -321,15 +320,16 @@ class _Predictor:
         index = 0
         for single in self._waiting:
             if single.patch is None:
-                yield unscored_row(single.image.path, single.verdict, self._classes, single.scale)
+                yield unscored_row(single.image.path, single.verdict, self._classes, single.scale), 0.0
             else:
-                corner = (single.x, single.y)
-                yield _prediction_row(single.image.path, corner, predictions, index, single.scale, self._classes)
+                path, corner = single.image.path, (single.x, single.y)
+                row = _prediction_row(path, corner, predictions, index, single.scale, self._classes)
+                yield row, single.area
                 index += 1
         self._bar.update(len(self._waiting))
         self._waiting.clear()
 
-    def _slide_rows(self, group: Group, tiles: SlideTiles, title: str) -> Iterator[dict[str, Any]]:
+    def _slide_rows(self, group: Group, tiles: SlideTiles, title: str) -> Iterator[RowAndArea]:
         """Predict the tiles of one slide together, and yield their rows in the order of the files."""
         predictions = None
         if len(tiles.patches):
@@ -343,10 +343,11 @@ class _Predictor:
                 continue
             for index in tiles.rows.get(image.path, ()):
                 corner, scale = tiles.offsets[index], tiles.scales[index]
-                yield _prediction_row(image.path, corner, predictions, index, scale, self._classes)
+                row = _prediction_row(image.path, corner, predictions, index, scale, self._classes)
+                yield row, tiles.areas[index]
             if image.path not in tiles.rows:
                 progress.log.warning("predict: %s", tiles.reasons[image.path])
-                yield unscored_row(image.path, "unreadable", self._classes)
+                yield unscored_row(image.path, "unreadable", self._classes), 0.0
             self._bar.update()
 
     def _write_maps(self, name: str, grid: PatchGrid, predictions: Predictions) -> None:

@@ -61,10 +61,10 @@ class SlideJob(Protocol):
     def settings(self, slide: Slide) -> Any:
         """Return what the result depends on, apart from the slide; serializable as JSON."""
 
-    def write(self, slide: Slide, path: Path) -> dict[str, int]:
-        """Write the result file of a slide and return the number of patches by kind."""
+    def write(self, slide: Slide, path: Path) -> dict[str, float]:
+        """Write the result file of a slide and return the number of patches by kind, and areas where it sums them."""
 
-    def summary_columns(self, counts: dict[str, int]) -> dict[str, Any]:
+    def summary_columns(self, counts: dict[str, float]) -> dict[str, Any]:
         """Return the columns of a slide in summary.csv from its numbers of patches."""
 
 
@@ -161,8 +161,8 @@ def run_job(
     return {"done": num_done, "skipped": num_skipped, "unreadable": num_unreadable, "refused": num_refused}
 
 
-def read_counts(slides: list[Slide], job: SlideJob) -> dict[str, dict[str, int]]:
-    """Return the numbers of patches by kind of the slides that were processed, by their path."""
+def read_counts(slides: list[Slide], job: SlideJob) -> dict[str, dict[str, float]]:
+    """Return what `SlideJob.write` returned of the slides that were processed, by their path."""
     states = {str(slide.path): _read_state(slide, job) for slide in slides}
     return {path: state["patches"] for path, state in states.items() if "patches" in state}
 

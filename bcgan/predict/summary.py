@@ -10,20 +10,29 @@ from typing import Any
 from bcgan import outputs
 from bcgan.data.patients import PATIENT_REMEDY, check_spellings
 from bcgan.errors import InputError
-from bcgan.predict.model import VERDICTS, Card
+from bcgan.predict.model import ABSTAINED, SCORED, VERDICTS, Card
 
 CALLED = "called_"  # prefix of the number of patches with a label, by class
+AREA = "area_"  # prefix of the area of these patches, square pixels at the model's scale, by class
+AREA_SCORED = "scored_area"  # the same of all patches with a probability
 
 
-def count_row(counts: Counter[str], row: Mapping[str, Any]) -> None:
-    """Count a row of `bcgan predict` by its verdict and, if it has one, by its label."""
+def count_row(counts: Counter[str], row: Mapping[str, Any], area: float) -> None:
+    """Count a row of `bcgan predict` by its verdict and, if it has one, by its label, and add up areas.
+
+    Args:
+        area: That the patch stands for, square pixels at the model's scale.
+    """
     counts[row["verdict"]] += 1
+    if row["verdict"] in (VERDICTS[SCORED], VERDICTS[ABSTAINED]):
+        counts[AREA_SCORED] += area
     if row["label"]:
         counts[CALLED + row["label"]] += 1
+        counts[AREA + row["label"]] += area
 
 
 def summarize(
-    counts_by_slide: Mapping[str, Mapping[str, int]], card: Card, patient: str | None = None
+    counts_by_slide: Mapping[str, Mapping[str, float]], card: Card, patient: str | None = None
 ) -> list[dict[str, Any]]:
     """Return one row for each slide and, if their names state it, each patient.
 
@@ -33,11 +42,11 @@ def summarize(
         patient: Regular expression that finds the patient in a slide's name. Defaults to `None`: no rows of patients.
 
     Returns:
-        Columns: slide ("" in rows of patients), patient, slides, patches (with a probability), tissue_mm2 (of these
-        patches; `None` if the scale is not known); of the second of two classes, or of each of more, <class>_mm2 (of
-        patches with that label), <class>_fraction (of patches with a label), and <class>_fraction_low and _high, which
-        it would be if no or every patch of tissue without a label (abstained, out of distribution) were of the class;
-        and the number of patches by verdict.
+        Columns: slide ("" in rows of patients), patient, slides, patches (with a probability), tissue_mm2 (that these
+        patches stand for; `None` if the scale is not known); of the second of two classes, or of each of more,
+        <class>_mm2 (likewise of patches with that label), <class>_fraction (of patches with a label), and
+        <class>_fraction_low and _high, which it would be if no or every patch of tissue without a label (abstained, out
+        of distribution) were of the class; and the number of patches by verdict.
         Fractions are `None` without patches.
 
     Raises:
@@ -49,7 +58,7 @@ def summarize(
     if patient is None:
         return rows
     patients = find_patients(counts_by_slide, patient)
-    totals: dict[str, list[Mapping[str, int]]] = {}
+    totals: dict[str, list[Mapping[str, float]]] = {}
     for slide, counts in counts_by_slide.items():
         totals.setdefault(patients[slide], []).append(counts)
     rows = [row | {"patient": patients[row["slide"]]} for row in rows]
@@ -60,13 +69,13 @@ def summarize(
     ]
 
 
-def summary_columns(counts: Mapping[str, int], slides: int, card: Card) -> dict[str, Any]:
+def summary_columns(counts: Mapping[str, float], slides: int, card: Card) -> dict[str, Any]:
     """Return a row of the summary without its first two columns, slide and patient.
 
     Args:
-        counts: Numbers of patches: {verdict: n} and, by label, {called_<class>: n}, from `count_row`.
+        counts: Numbers and areas of patches, from `count_row`.
         slides: Number of slides that the counts cover.
-        card: Of the classifier: its classes, and the size and scale of a patch.
+        card: Of the classifier: its classes and its scale.
 
     Returns:
         slides, patches (with a probability), tissue_mm2; for the second of two classes, or each of more, <class>_mm2,
@@ -77,11 +86,11 @@ def summary_columns(counts: Mapping[str, int], slides: int, card: Card) -> dict[
     num_scored = num_labelled + num_uncertain
     num_unlabelled = num_uncertain + counts.get("out_of_distribution", 0)
     num_tissue = num_labelled + num_unlabelled
-    patch_mm2 = (card.size * card.microns_per_pixel / 1000) ** 2 if card.microns_per_pixel else None
-    row: dict[str, Any] = {"slides": slides, "patches": num_scored, "tissue_mm2": _to_mm2(num_scored, patch_mm2)}
+    tissue_mm2 = _to_mm2(counts.get(AREA_SCORED, 0), card)
+    row: dict[str, Any] = {"slides": slides, "patches": num_scored, "tissue_mm2": tissue_mm2}
     for name in card.classes[1:] if len(card.classes) == 2 else card.classes:
         row |= {
-            f"{name}_mm2": _to_mm2(called[name], patch_mm2),
+            f"{name}_mm2": _to_mm2(counts.get(AREA + name, 0), card),
             f"{name}_fraction": _divide(called[name], num_labelled),
             # The bounds: if none of the unlabelled patches of tissue were of the class, and if all were.
             f"{name}_fraction_low": _divide(called[name], num_tissue),
@@ -98,9 +107,9 @@ def write(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _to_mm2(num_patches: int, patch_mm2: float | None) -> float | None:
-    """Return the area of patches, mm2; `None` if the area of one is not known."""
-    return None if patch_mm2 is None else round(num_patches * patch_mm2, 6)
+def _to_mm2(area: float, card: Card) -> float | None:
+    """Return an area in mm2, of square pixels at the scale of the classifier; `None` if that is not known."""
+    return round(area * (card.microns_per_pixel / 1000) ** 2, 6) if card.microns_per_pixel else None
 
 
 def _divide(number: int, total: int) -> float | None:

@@ -1,13 +1,16 @@
 """Find files that are tiles of one slide, by their names, and read them together, to predict each in its context."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bcgan import progress
 from bcgan.classify.context import RADII
 from bcgan.data.slide_names import drop_last_class_folder
 from bcgan.predict.model import Model
+from bcgan.slides.areas import divide_area
 from bcgan.slides.coordinates import PLAIN_PATTERN, TileCoordinates, parse_tile_name
 from bcgan.slides.decode import MAX_PIXELS
 from bcgan.slides.files import ImageFile, printable
@@ -52,6 +55,8 @@ class SlideTiles(NamedTuple):
             model's scale.
         offsets: x and y of each patch in its file, pixels of the file.
         has_tissue: bool, (n,).
+        areas: The area that each patch with tissue stands for, square pixels at the model's scale, float (n,): of its
+            tile, or of the part of a larger tile, without what others have of it; 0 without tissue.
         scales: Scale of the file of each patch.
         rows: Indices of the patches of each file, by its path.
         reasons: Why other files are not predicted, by path.
@@ -66,6 +71,7 @@ class SlideTiles(NamedTuple):
     corners: np.ndarray
     offsets: list[tuple[int, int]]
     has_tissue: np.ndarray
+    areas: np.ndarray
     scales: list[Scale]
     rows: dict[str, list[int]]
     reasons: dict[str, str]
@@ -87,14 +93,55 @@ class SlideTiles(NamedTuple):
         )
 
 
-def find_groups(images: list[ImageFile], root_of: Callable[[str], str] = drop_last_class_folder) -> list[Group]:
+def find_groups_by_folder(images: list[ImageFile], classes: tuple[str, ...]) -> list[Group]:
+    """Group images whose labels and patients are not known: tiles of a slide lie in one folder, or in those of classes.
+
+    Args:
+        classes: Of the classifier.
+    """
+    return find_groups(images, partial(drop_last_class_folder, classes=classes))
+
+
+def list_slides(images: list[ImageFile], classes: tuple[str, ...]) -> list[str]:
+    """Return the slide of each group of images: the common name of its tiles, else the file. Only names are read.
+
+    Args:
+        classes: Of the classifier.
+    """
+    groups = find_groups_by_folder(images, classes)
+    return [slide for group in groups for slide in ([group.slide_path] if group.slide else [group.images[0].path])]
+
+
+def warn_of_split_slides(groups: list[Group], classes: tuple[str, ...]) -> None:
+    """Warn of slides of one name in several folders that have no place in common: they may be parts of one slide.
+
+    Args:
+        classes: Of the classifier, for the message.
+    """
+    by_name: dict[tuple[str, float], list[Group]] = {}
+    for group in groups:
+        if group.slide:
+            by_name.setdefault((group.slide, group.coordinates[0].downsample), []).append(group)
+    split = []
+    for members in by_name.values():
+        places = [(tile.x, tile.y) for group in members for tile in group.coordinates]
+        if len(members) > 1 and len(set(places)) == len(places):
+            split.append(members)
+    if split:
+        progress.log.warning(
+            "predict: %s and %s are read as two slides, as their tiles lie in two folders (%d such names). If they are "
+            "one slide, move its tiles into one folder, or name the folders as the classes (%s)",
+            printable(split[0][0].slide_path), printable(split[0][1].slide_path), len(split), ", ".join(classes),
+        )  # fmt: skip
+
+
+def find_groups(images: list[ImageFile], root_of: Callable[[str], str]) -> list[Group]:
     """Group images into tiles of one slide and single images.
 
     Tiles of a slide lie in one folder, or in its folders of the classes.
 
     Args:
-        root_of: Returns the folder of a slide for the folder of one of its tiles, without folders of classes. Defaults
-            to `drop_last_class_folder`, for images whose classes and patients are not known.
+        root_of: Returns the folder of a slide for the folder of one of its tiles, without folders of classes.
     """
     files: dict[Any, list[tuple[ImageFile, TileCoordinates | None]]] = {}
     for index, image in enumerate(images):
@@ -136,21 +183,23 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
         mpp_of: Returns the resolution that the user gives for an image; `None` if there is none.
 
     Returns:
-        The tiles. If the coordinates in the names cannot be used, a string with the reason: the images are then
-        predicted separately.
+        The tiles. If the coordinates cannot be used, a string with the reason: the images are then predicted
+        separately. "" if no file can be read.
     """
     coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
     sample_step = max(1, len(group.images) // NUM_SAMPLED)
     side = _median_side(group.images[::sample_step])
+    if side is None:
+        return ""  # each file is reported when it is read
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     is_plain = pattern == PLAIN_PATTERN
-    can_be_tiles = side and side**2 <= MAX_PIXELS
+    can_be_tiles = side**2 <= MAX_PIXELS
     downsample = 1.0 if can_be_tiles and group.in_tile_pixels else None
     if can_be_tiles and not group.in_tile_pixels:
         downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain)
     if downsample is None:
         return (
-            f"{name}: its files are named like tiles ({pattern}), but they are {side or 0:g} pixels wide and the "
+            f"{name}: its files are named like tiles ({pattern}), but they are {side:g} pixels wide and the "
             "coordinates in their names do not lie side by side: the names are not used, and each file is predicted "
             "separately"
         )
@@ -161,7 +210,7 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
         files = _read_tiles(group._replace(coordinates=swapped), downsample, side, model, mpp_of)
     if files.tiles and overlap_difference(list(files.tiles.values())) > MAX_OVERLAP_DIFFERENCE:
         return (
-            f"{name}: its tiles overlap by their names ({pattern}), but their pixels differ there: the names are not "
+            f"{name}: its tiles overlap by their places ({pattern}), but their pixels differ there: the places are not "
             "used, and each file is predicted separately"
         )
     unit = "the tiles' own pixels" if downsample == 1 else f"{downsample:g} pixels for one of a tile's"
@@ -231,36 +280,33 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
     background = _estimate_background(tiles) if tiles else None
     is_small = [min(tile.pixels.shape[:2]) < size for tile in tiles]
     completed, covered = complete_tiles(tiles, size) if any(is_small) else (None, None)
-    patches, corners, offsets, has_tissue, rows = [], [], [], [], {}
+    parts: list[_Part] = []
+    rows, scales, offsets = {}, [], []
     for index, (path, tile) in enumerate(zip(paths, tiles, strict=True)):
         if is_small[index] and covered[index] < MIN_COVERED:
-            height, width = tile.pixels.shape[:2]
-            files.reasons[path] = (
-                f"{path} is smaller than a patch: {width}x{height} pixels at the model's scale, where a patch has "
-                f"{size}x{size}, and with the tiles around it {100 * covered[index]:.0f} % of one are known, of which "
-                f"{100 * MIN_COVERED:.0f} % are needed. Check its microns per pixel, or give the tiles around it"
-            )
+            files.reasons[path] = f"{path} is {_describe_small_tile(tile, size, covered[index])}"
             continue
         mask = tissue_mask(tile.pixels, background)
         if is_small[index]:
-            parts = [(completed[index], np.zeros(2, int), mask.mean())]
+            of_tile = [_Part(completed[index], np.zeros(2, int), mask.mean(), tile.corner, tile.sides)]
         else:
-            parts = _cut_tile(tile.pixels, mask, size, min_tissue)
-        rows[path] = list(range(len(patches), len(patches) + len(parts)))
-        steps = (files.scales[path].x, files.scales[path].y)
-        for patch, offset, fraction in parts:
-            patches.append(patch)
-            # The only patch of a tile stands for the whole tile, wherever it lies in the tile.
-            corners.append(tile.corner + (offset if len(parts) > 1 else 0))
-            offsets.append(tuple(np.rint(offset * steps).astype(int)))
-            has_tissue.append(fraction >= min_tissue)
+            of_tile = _cut_tile(tile, mask, size, min_tissue)
+        rows[path] = list(range(len(parts), len(parts) + len(of_tile)))
+        parts += of_tile
+        scales += [scale := files.scales[path]] * len(of_tile)
+        offsets += [tuple(np.rint(part.offset * (scale.x, scale.y)).astype(int)) for part in of_tile]
+    corners = np.array([part.corner for part in parts], int).reshape(-1, 2)
+    sides = np.array([part.sides for part in parts], int).reshape(-1, 2)
+    has_tissue, areas = np.array([part.tissue_fraction >= min_tissue for part in parts], bool), np.zeros(len(parts))
+    areas[has_tissue] = divide_area(corners[has_tissue], sides[has_tissue])
     side_lengths = [min(max(tile.pixels.shape[:2]), size) for tile in tiles]
     return SlideTiles(
-        np.stack(patches) if patches else np.empty((0, size, size, 3), np.uint8),
-        np.array(corners, int).reshape(-1, 2),
+        np.stack([part.patch for part in parts]) if parts else np.empty((0, size, size, 3), np.uint8),
+        corners,
         offsets,
-        np.array(has_tissue, bool),
-        [files.scales[path] for path in rows for _ in rows[path]],
+        has_tissue,
+        areas,
+        scales,
         rows,
         files.reasons,
         files.larger,
@@ -271,25 +317,45 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
     )
 
 
-def _cut_tile(
-    pixels: np.ndarray, mask: np.ndarray, size: int, min_tissue: float
-) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Cut a tile into patches.
+def _describe_small_tile(tile: Tile, size: int, covered: float) -> str:
+    """Return why a tile cannot be completed to a patch, of which the fraction `covered` is known, and the remedy."""
+    height, width = tile.pixels.shape[:2]
+    return (
+        f"smaller than a patch: {width}x{height} pixels at the model's scale, where a patch has {size}x{size}, and "
+        f"with the tiles around it {100 * covered:.0f} % of one are known, of which {100 * MIN_COVERED:.0f} % are "
+        "needed. Check its microns per pixel, or give the tiles around it"
+    )
+
+
+class _Part(NamedTuple):
+    """A patch of a tile, and the rectangle of the slide that it stands for."""
+
+    patch: np.ndarray  # uint8, (size, size, 3)
+    offset: np.ndarray  # (2,), x and y of the patch in the tile
+    tissue_fraction: float
+    corner: np.ndarray  # (2,), x and y in the slide of the rectangle
+    sides: np.ndarray | tuple[int, int]  # its width and height
+
+
+def _cut_tile(tile: Tile, mask: np.ndarray, size: int, min_tissue: float) -> list[_Part]:
+    """Cut a tile that is at least as large as a patch. If it is one patch, this stands for the whole tile.
 
     Args:
-        pixels: uint8, (height, width, 3), at least as large as a patch.
         mask: bool, (height, width), the pixels with tissue.
 
     Returns:
-        Patch, (x, y) in the tile and tissue fraction. If there are several, only those with tissue, but at least one.
+        If there are several patches, only those with tissue, but at least one.
     """
     parts = []
-    for x, y in patch_corners(pixels.shape, size):
+    offsets = patch_corners(tile.pixels.shape, size)
+    for offset in offsets:
+        x, y = offset
         window = slice(y, y + size), slice(x, x + size)
-        parts.append((pixels[window], np.array([x, y]), mask[window].mean()))
+        corner, sides = (tile.corner, tile.sides) if len(offsets) == 1 else (tile.corner + offset, (size, size))
+        parts.append(_Part(tile.pixels[window], offset, mask[window].mean(), corner, sides))
     if len(parts) == 1:
         return parts
-    return [part for part in parts if part[2] >= min_tissue] or parts[:1]
+    return [part for part in parts if part.tissue_fraction >= min_tissue] or parts[:1]
 
 
 def _estimate_background(tiles: list[Tile]) -> np.ndarray:

@@ -91,9 +91,19 @@ def warn_of_enlarged(index: pd.DataFrame, native: int | None, size: int) -> None
 
 
 def warn_of_slides_of_one_class(index: pd.DataFrame, settings: Data) -> None:
-    """Warn if no slide has patches of two classes although patients do: the slides' names may state the class."""
+    """Warn of the slides of a data set as `warn_of_one_class` does; columns id, image, patient, label, x and y."""
     table = index[(index["image"] == index["id"]) & (index["x"] != UNKNOWN)]
-    table = table.assign(slide=slide_names(table, settings.classes))
+    warn_of_one_class(table.assign(slide=slide_names(table, settings.classes)), settings.class_names, "preprocess")
+
+
+def warn_of_one_class(table: pd.DataFrame, class_names: tuple[str, ...], command: str) -> None:
+    """Warn if no slide has patches of two classes although patients do: the slides' names may state the class.
+
+    Args:
+        table: Columns patient, slide and label, a row for each patch.
+        class_names: In the order of their labels.
+        command: That is running, for the message.
+    """
     mixed = table[table.groupby("patient")["label"].transform("nunique") > 1]
     slides = mixed.groupby(["patient", "slide"])["label"].agg(["nunique", "first", "size"])
     slides = slides[slides["size"] > 1].reset_index()
@@ -101,12 +111,12 @@ def warn_of_slides_of_one_class(index: pd.DataFrame, settings: Data) -> None:
     if (slides["nunique"] > 1).any() or not is_pair.any():
         return
     pair = slides[slides["patient"] == slides[is_pair]["patient"].iloc[0]].drop_duplicates("first").iloc[:2]
-    first, second = (f"{row['slide']} ({settings.class_names[row['first']]})" for _, row in pair.iterrows())
+    first, second = (f"{row['slide']} ({class_names[row['first']]})" for _, row in pair.iterrows())
     progress.log.warning(
-        "preprocess: no slide has patches of two classes, but %d patients have, such as in %s and %s. If these names "
+        "%s: no slide has patches of two classes, but %d patients have, such as in %s and %s. If these names "
         "state the class, neighboring patches reveal it: name the folders' classes in data.classes, or take the "
         "classes out of the names. If slides were labeled as a whole, nothing is wrong.",
-        slides[is_pair]["patient"].nunique(), first, second,
+        command, slides[is_pair]["patient"].nunique(), first, second,
     )  # fmt: skip
 
 

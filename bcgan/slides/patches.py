@@ -11,6 +11,7 @@ import numpy as np
 
 from bcgan import progress
 from bcgan.sizes import MIN_TISSUE_FRACTION
+from bcgan.slides.areas import divide_area
 from bcgan.slides.base import SlideImage
 from bcgan.slides.decode import MAX_PIXELS
 from bcgan.slides.files import ImageFile
@@ -51,6 +52,17 @@ class PatchGrid(NamedTuple):
     def image_coords(self) -> np.ndarray:
         """Return x and y of the patches in pixels of the image, integers, (n, 2)."""
         return np.rint(self.coords * (self.scale.x, self.scale.y)).astype(int)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Return the area that each patch stands for, square pixels at the model's scale, float (n,).
+
+        It is that of the image if this is one patch, and else of the patch without what the others have of it.
+        """
+        if self.is_single_patch:
+            height, width = self.thumbnail.shape[:2]
+            return np.full(len(self.coords), height * width / self.thumbnail_scale**2)
+        return divide_area(self.coords, np.full_like(self.coords, self.patches.shape[1]))
 
 
 def cut_patches(

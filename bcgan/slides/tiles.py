@@ -32,6 +32,11 @@ class Tile(NamedTuple):
     pixels: np.ndarray  # uint8, (height, width, 3)
     corner: np.ndarray  # integers, (2,), x and y of the upper left corner in the slide
 
+    @property
+    def sides(self) -> np.ndarray:
+        """Return width and height, integers, (2,)."""
+        return np.array(self.pixels.shape[1::-1])
+
 
 def read_tile(image: SlideImage, scale: Scale, coordinates: TileCoordinates) -> Tile:
     """Read a small tile at the model's scale. Corners are rounded so that adjacent tiles remain adjacent.

@@ -29,7 +29,8 @@ PATTERNS = (  # of the files of one slide a patient; label is 0 or 1, name a cla
         ("10253_idx5_x51_y101_class0", "10253/10253_idx5"), ("10253_idx6_x51_y101_class0", "10253/10253_idx6"),
         ("P1/0/s_x51_y101.png", "10253/P1/s"), ("P1/TU MOR/s_x51_y101_class1.ome.tif", "10253/P1/s"),
         ("carcinoma/P1/b/s_x51_y101.png", "10253/P1/b/s"), ("a.zip!P1/normal/s_51_101.png", "10253/a.zip/P1/s"),
-        ("s_51_102.png", "10253"), ("7.png", "10253"), ("P1/7.png", "10253"), ("tumor_3_4.png", "10253"),
+        ("s_51_102.png", "10253"), ("7.png", "10253"), ("P1/7.png", "10253/P1"), ("tumor_3_4.png", "10253"),
+        ("P1/Tumor/b/7.png", "10253/P1/b"), ("a.zip!b/benign/3_4_5.png", "10253/a.zip/b"),
         ("s [d=2.5,x=640,y=1280,w=9,h=9,z=1].png", "10253/s,z=1 1 in 2.5"),
         ("s_tile_1_level0_51-101-9-9.png", "10253/s"),
     ],
@@ -56,6 +57,20 @@ def test_titles_leave_out_the_patient_where_no_other_slide_has_them():
     slides = ["1/1_idx5", "2/2_idx5", "3/s", "4/s", "5", "1/1_idx5"]
     expected = {"1/1_idx5": "1_idx5", "2/2_idx5": "2_idx5", "3/s": "3/s", "4/s": "4/s", "5": "5"}
     assert slide_titles(slides) == expected
+
+
+@pytest.mark.parametrize("pattern", ["P/{slide}/{number}.png", "{slide}/{label}/P/t_{number}_1.png"])
+def test_slides_in_folders_are_those_that_names_would_state(pattern):
+    """Two slides a patient, whose places are the same."""
+    rows = [
+        (pattern.format(slide=slide, number=number, label=number % 2), f"P/{slide}_x{x}_y{y}.png", x, y)
+        for slide in "AB"
+        for number, (x, y) in enumerate([(0, 0), (50, 0), (0, 50)])
+    ]
+    index = pd.DataFrame(rows, columns=["in_folders", "in_names", "x", "y"]).assign(patient="P")
+    slides = [slide_names(index.assign(id=index[name], image=index[name]), ()) for name in ("in_folders", "in_names")]
+    np.testing.assert_array_equal(*(pd.factorize(names)[0] for names in slides))
+    assert len(set(slides[0])) == 2
 
 
 @pytest.mark.parametrize("name", ["idc", "histology_phantom"])
@@ -117,7 +132,8 @@ def test_neighbours_of_a_table_do_not_depend_on_the_names_of_its_files(tmp_path,
     [
         ("{patient}/{name}/s_x{x}_y{y}.png", CLASSES, False), ("{patient}/s_x{x}_y{y}.png", (), False),
         ("{patient}/{name}/s_x{x}_y{y}.png", (), True), ("{name}/{patient}_x{x}_y{y}.png", (), True),
-        ("{patient}/s_{name}_x{x}_y{y}.png", CLASSES, True), ("{patient}/{name}/s_{number}.png", (), False),
+        ("{patient}/s_{name}_x{x}_y{y}.png", CLASSES, True), ("{patient}/{name}/s_{number}.png", (), True),
+        ("{patient}/{name}/s_{number}.png", CLASSES, False), ("{patient}/s_{number}.png", (), False),
     ],
 )  # fmt: skip
 def test_names_that_state_a_class_unknown_to_the_settings_are_warned_of(tmp_path, caplog, pattern, classes, is_warned):

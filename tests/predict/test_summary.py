@@ -28,7 +28,7 @@ def read(path) -> list[dict[str, str]]:
 def test_fractions_are_of_patches_with_a_label_and_limits_of_all(card):
     counts = Counter({
         "scored": 8, "abstained": 2, "called_malignant": 2, "called_benign": 6, "out_of_distribution": 3,
-        "no_tissue": 5,
+        "no_tissue": 5, "scored_area": 10 * 2500, "area_malignant": 2 * 2500, "area_benign": 6 * 2500,
     })  # fmt: skip
     row = summary.summary_columns(counts, 1, card)
     assert (row["patches"], row["tissue_mm2"], row["malignant_mm2"]) == (10, pytest.approx(0.4), pytest.approx(0.08))

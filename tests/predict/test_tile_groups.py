@@ -106,7 +106,7 @@ def test_another_resolution_of_a_slide_is_another_slide(model, cut, tmp_path):
     ("stretched", "is_scored", "words"),
     [
         (1 / TILE, False, r"named like tiles \(_x<x>_y<y>\), .* 128 pixels wide .* each file is predicted separately"),
-        (0.5, False, "its tiles overlap by their names .* but their pixels differ there: the names are not used"),
+        (0.5, False, "its tiles overlap by their places .* but their pixels differ there: the places are not used"),
         (1.5, False, "1 slides are put together from tiles, .* count the tiles' own pixels"),
         (2, True, "1 slides are put together from tiles, .* count 2 pixels for one of a tile's"),
         (1, True, "1 slides are put together from tiles, .* count the tiles' own pixels"),

@@ -59,7 +59,7 @@ def test_neighbours_of_larger_images_are_those_of_the_patches_that_are_stored(tm
     grid = compare._read_grid(experiment.data, tmp_path / "run/evaluate")
     assert grid == Grid(pytest.approx(200 / side), side)
     row = index.index[index["id"] == "P1/1.png"][0]
-    assert _describe_places(index, grid)[row] == "P1 at 200, 0 microns"  # of any side, as a patch shows 200 microns
+    assert _describe_places(index, grid)[row] == "P1/P1 at 200, 0 microns"  # of any side, as a patch shows 200 microns
 
 
 def test_the_side_is_that_of_most_images(tmp_path):
