@@ -177,8 +177,9 @@ class _Head:
         candidates = []
         for inverse_penalty in self._inverse_penalties():
             model = LogisticRegression(
-                C=inverse_penalty, max_iter=MAX_ITERATIONS, class_weight=None if settings.loss == "bce" else "balanced"
-            )
+                C=inverse_penalty, max_iter=MAX_ITERATIONS,
+                class_weight="balanced" if settings.loss == "weighted_bce" else None,
+            )  # fmt: skip
             # Divided by the number of passes, so that the penalty does not depend on it.
             model.fit(features, labels, np.tile(patch_weights, num_passes) / num_passes)
             # The layer reads features that are not standardized, so that its weights include the standardization.

@@ -64,7 +64,9 @@ def patient_metrics(
             ]
         for name in NAMES:
             by_name[name].append(_mean_of_defined(np.stack([values[name] for values in by_class])))
-    limiting = {"patient_roc_auc": _patients_of_rarest_kind(labels, patients)}
+    scores = next(iter(calibrated.values()))
+    num_classes = 2 if scores.ndim == 1 else scores.shape[1]
+    limiting = {"patient_roc_auc": _patients_of_rarest_kind(labels, patients, num_classes)}
     return {
         name: intervals.percentile_interval(np.stack(values), limiting.get(name, patients), confidence)
         | {"seeds": len(calibrated)}
@@ -72,16 +74,17 @@ def patient_metrics(
     }
 
 
-def _patients_of_rarest_kind(labels: np.ndarray, patients: np.ndarray) -> np.ndarray:
+def _patients_of_rarest_kind(labels: np.ndarray, patients: np.ndarray, num_classes: int) -> np.ndarray:
     """Return the patients of the smallest group that `patient_roc_auc` compares: with a patch of a class, or without.
 
     Of two classes the class is the second one.
 
     Args:
         labels, patients: (n,). Of each patch.
+        num_classes: Of the classifier; patches of some may be missing here.
     """
     names, groups = np.unique(patients), []
-    for label in range(1 if labels.max(initial=0) <= 1 else 0, labels.max(initial=0) + 1):
+    for label in range(1 if num_classes == 2 else 0, num_classes):
         with_class = np.unique(patients[labels == label])
         groups += [with_class, np.setdiff1d(names, with_class)]
     # A class that cannot be measured does not count: the metric is a mean over those that can.

@@ -206,3 +206,16 @@ def test_batches_have_the_share_of_synthetic_patches_however_few_real_ones_there
     rows = sampling.sampler(0)
     assert np.mean(rows >= num_real) == pytest.approx(fraction, abs=0.03)
     assert len(rows) <= 64
+
+
+@pytest.mark.parametrize(("loss", "is_balanced"), [("weighted_bce", True), ("bce", False), ("focal", False)])
+def test_a_regression_weights_the_classes_where_the_loss_does(tmp_path, loss, is_balanced):
+    """With one malignant patch of six, balanced classes have probabilities of a half in the mean."""
+    keras.utils.set_random_seed(0)
+    patches = draw(0)
+    rows = np.flatnonzero((patches.labels == 0) | (np.arange(COUNT) % 10 == 1))
+    rare = train.Patches(patches.images[rows], patches.labels[rows], patches.patients[rows])
+    network, path = make_network(), tmp_path / "linear.keras"
+    linear.fit(network, train.TrainingData(rare), train.Recipe(PLAIN.replace(loss=loss), Classifier(epochs=1)), path)
+    mean = predict_probabilities(weights.load_model(path), rare.images, 1).mean()
+    assert mean == pytest.approx(0.5 if is_balanced else rare.labels.mean(), abs=0.08)

@@ -62,3 +62,13 @@ def test_fractions_of_three_classes_are_means_over_the_classes():
     ]
     assert computed["patient_fraction_mae"]["value"] == pytest.approx(np.mean(errors))
     assert computed["patient_roc_auc"]["value"] is not None
+
+
+def test_a_role_without_the_last_of_three_classes_is_not_one_of_two_classes():
+    """Six patients have patches of class 0: its area has no interval, though eight have patches of class 1."""
+    labels = np.where(np.char.replace(PATIENTS, "patient", "").astype(int) < 6, 0, 1)
+    three = patients.patient_metrics(labels, {0: RNG.dirichlet([1, 1, 1], 600)}, PATIENTS, 50, 0.95, 0)
+    assert three["patient_roc_auc"]["value"] is not None and three["patient_roc_auc"]["low"] is None
+    assert patients._patients_of_rarest_kind(labels, PATIENTS, 3).tolist() == [
+        f"patient0{number}" for number in range(6)
+    ]
