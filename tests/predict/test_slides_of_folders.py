@@ -18,7 +18,7 @@ from bcgan.slides.files import find_images
 from tests.conftest import write_png
 
 CLASSES = ("normal", "tumor")
-SIDE = 4  # patches a side of a slide
+SIDE = 3  # patches a side of a slide
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def write_table(folder, rows, offset: int = 0) -> None:
 
 
 def settings_of(folder):
-    overrides = ("data.mpp=4", f"data.labels={folder / 't.csv'}", "data.classes={normal: [], tumor: []}")
+    table = f"data.labels={folder / 't.csv'}"
+    overrides = ("data.mpp=4", table, "data.classes={normal: [], tumor: []}", "evaluate.bootstrap_samples=10")
     return experiment.load("folder", overrides, str(folder / "in"))
 
 
