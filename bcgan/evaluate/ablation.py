@@ -224,6 +224,7 @@ def _measure(trials_by_seed: VariantTrials, role: str, experiment: Experiment) -
             bootstrapped[name],
             intervals.patients_of_metric(name, labels, patients),
             experiment.evaluate.confidence_level,
+            intervals.limits_of(name),
         )
         for name in METRICS
     }

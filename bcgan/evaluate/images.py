@@ -94,7 +94,7 @@ def _patient_recognition_rate(
         weights @ _patient_rates(is_right(labels, values, predictions.thresholds[key]), patients) / weights.sum(1)
         for key, values in predictions.probabilities.items()
     ]
-    return intervals.percentile_interval(np.stack(by_seed), names, confidence) | {"seeds": len(by_seed)}
+    return intervals.percentile_interval(np.stack(by_seed), names, confidence, (0, 1)) | {"seeds": len(by_seed)}
 
 
 def is_right(labels: np.ndarray, probabilities: np.ndarray, threshold: float | np.ndarray | None) -> np.ndarray:

@@ -15,6 +15,7 @@ from bcgan.evaluate import metrics
 METRICS_OF_ALL_PATCHES = ("accuracy", "brier", "ece", "loss")  # beginnings of their names
 METRICS_OF_ONE_CLASS = {"sensitivity": 1, "specificity": 0}  # of two classes: the label
 COMPARED_METRICS = ("roc_auc", "balanced_accuracy", "f1")
+UNLIMITED = (-np.inf, np.inf)
 MIN_PATIENTS = 8  # with fewer, an interval is meaningless
 MIN_DEFINED_FRACTION = 0.9  # of the resamples in which a metric must be defined
 CHUNK_SIZE = 50  # resamples measured at a time, which limits the memory
@@ -172,10 +173,15 @@ def metrics_with_intervals(
     weights = patient_weights(patients, resamples, seed)
     by_metric = bootstrap_metrics(labels, predictions, weights)
     return {
-        name: percentile_interval(values, patients_of_metric(name, labels, patients), confidence)
+        name: percentile_interval(values, patients_of_metric(name, labels, patients), confidence, limits_of(name))
         | {"seeds": len(predictions.probabilities)}
         for name, values in by_metric.items()
     }
+
+
+def limits_of(metric: str) -> tuple[float, float]:
+    """Return the smallest and the largest value that a metric of `metrics.NAMES` can have."""
+    return (0.0, np.inf) if metric == "loss" else (0.0, 1.0)
 
 
 def patients_of_metric(metric: str, labels: np.ndarray, patients: np.ndarray) -> np.ndarray:
@@ -289,19 +295,22 @@ def mean_with_interval(
     return percentile_interval(means, patients[finite.any(0)], confidence)
 
 
-def resampled_means(values: np.ndarray, num_patients: int, confidence: float) -> np.ndarray:
-    """Return the mean over trainings of each resample, spread further by `widen`; within [0, 1] if all means are.
+def resampled_means(
+    values: np.ndarray, num_patients: int, confidence: float, limits: tuple[float, float] = UNLIMITED
+) -> np.ndarray:
+    """Return the mean over trainings of each resample, spread further by `widen`, within the limits of the metric.
 
     Args:
         values: float, (trainings, 1 + resamples), from `bootstrap_metrics`.
         num_patients, confidence: As `widen` takes them.
+        limits: The smallest and the largest value that the metric can have. Defaults to none.
     """
-    means = values[:, 1:].mean(0)
-    samples, finite = widen(means, training_noise(values[:, 0]), num_patients, confidence), means[np.isfinite(means)]
-    return samples.clip(0, 1) if finite.min(initial=0) >= 0 and finite.max(initial=1) <= 1 else samples
+    return widen(values[:, 1:].mean(0), training_noise(values[:, 0]), num_patients, confidence).clip(*limits)
 
 
-def percentile_interval(values: np.ndarray, patients: np.ndarray, confidence: float) -> dict[str, float | None]:
+def percentile_interval(
+    values: np.ndarray, patients: np.ndarray, confidence: float, limits: tuple[float, float] = UNLIMITED
+) -> dict[str, float | None]:
     """Return {value, low, high} of a metric's mean over trainings, with a percentile interval over `resampled_means`.
 
     An undefined value is `None`. So are low and high with fewer than MIN_PATIENTS patients, or if the metric is defined
@@ -311,8 +320,9 @@ def percentile_interval(values: np.ndarray, patients: np.ndarray, confidence: fl
         values: float, (trainings, 1 + resamples), from `bootstrap_metrics`. Column 0 is the observed metric.
         patients: (n,). The patient of each patch that the metric is defined on, from `patients_of_metric`.
         confidence: In (0, 1).
+        limits: As `resampled_means` takes them.
     """
-    value, samples = values[:, 0].mean(), resampled_means(values, len(np.unique(patients)), confidence)
+    value, samples = values[:, 0].mean(), resampled_means(values, len(np.unique(patients)), confidence, limits)
     finite, low, high = np.isfinite(samples), np.nan, np.nan
     if len(np.unique(patients)) >= MIN_PATIENTS and finite.mean() > MIN_DEFINED_FRACTION:
         tail = (1 - confidence) / 2 * 100

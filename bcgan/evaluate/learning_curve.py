@@ -142,7 +142,8 @@ def summarize(
             predictions = intervals.predictions_of_trials(by_seed, labels["validation"])
             by_arm[arm] = intervals.bootstrap_metrics(labels["test"], predictions, patient_weights)
             figures = {
-                name: intervals.percentile_interval(values, limiting(name), confidence) | {"seeds": len(settings.seeds)}
+                name: intervals.percentile_interval(values, limiting(name), confidence, intervals.limits_of(name))
+                | {"seeds": len(settings.seeds)}
                 for name, values in by_arm[arm].items()
             }
             cells.append({

@@ -9,7 +9,9 @@ import numpy as np
 
 from bcgan.evaluate import intervals, metrics
 
-NAMES = ("patient_fraction_mae", "patient_fraction_pearson", "patient_roc_auc")
+# The metrics, and the smallest and the largest value of each.
+LIMITS = {"patient_fraction_mae": (0, 1), "patient_fraction_pearson": (-1, 1), "patient_roc_auc": (0, 1)}
+NAMES = tuple(LIMITS)
 MIN_PATIENTS_OF_KIND = 5  # with fewer patients with, or without, a class an area under the curve says nothing
 MIN_VARIANCE_PRODUCT = 1e-16  # at or below it, patients differ by rounding errors only
 
@@ -68,7 +70,7 @@ def patient_metrics(
     num_classes = 2 if scores.ndim == 1 else scores.shape[1]
     limiting = {"patient_roc_auc": _patients_of_rarest_kind(labels, patients, num_classes)}
     return {
-        name: intervals.percentile_interval(np.stack(values), limiting.get(name, patients), confidence)
+        name: intervals.percentile_interval(np.stack(values), limiting.get(name, patients), confidence, LIMITS[name])
         | {"seeds": len(calibrated)}
         for name, values in by_name.items()
     }

@@ -333,7 +333,7 @@ def _bootstrap_band(run: Run, test: pd.DataFrame, name: str, curve: CurveFunctio
             mean_curve(curve, labels[is_drawn], [scores[is_drawn]], x, counts[is_drawn]) for scores in scores_by_seed
         ])  # fmt: skip
     samples = [
-        resampled_means(of_x.T, test["patient"].nunique(), settings.confidence_level)
+        resampled_means(of_x.T, test["patient"].nunique(), settings.confidence_level, (0, 1))
         for of_x in np.moveaxis(np.array(curves), 2, 0)
     ]
     tail = (1 - settings.confidence_level) / 2

@@ -51,17 +51,19 @@ def test_one_training_or_equal_ones_have_the_percentiles_of_the_patients():
         assert (estimate["low"], estimate["high"]) == pytest.approx((low, high))
 
 
-def test_an_interval_of_a_share_stays_between_0_and_1():
+def test_an_interval_stays_within_the_limits_of_its_metric():
     values = np.clip(np.random.default_rng(3).normal(0.98, 0.01, (2, 501)), 0, 1) - np.array([[0.1], [0.0]])
-    estimate = intervals.percentile_interval(values, PATIENTS, 0.95)
+    estimate = intervals.percentile_interval(values, PATIENTS, 0.95, intervals.limits_of("roc_auc"))
     assert estimate["high"] == 1.0 and 0 <= estimate["low"] < 0.8
+    gains = values - 0.9  # all above 0, as a share less chance may be: not limited
+    assert intervals.mean_with_interval(gains[:, :40], PATIENTS, 200, 0.95, 0)["low"] < -0.2
     gain = intervals.paired_difference(values, np.zeros_like(values), PATIENTS, 0.95)
     assert gain["high"] > 1.0  # a difference has no such limit
 
 
 def test_trainings_alone_vary_where_every_patient_is_called_alike():
     values = np.repeat([[0.7], [0.8], [0.9]], 1001, 1)
-    estimate = intervals.percentile_interval(values, PATIENTS, 0.95)
+    estimate = intervals.percentile_interval(values, PATIENTS, 0.95, intervals.limits_of("f1"))
     half_width = 4.303 * 0.1 / np.sqrt(3)  # of Student's t with two degrees of freedom
     assert (estimate["low"], estimate["high"]) == pytest.approx((0.8 - half_width, 1.0), abs=0.01)
 

@@ -114,7 +114,7 @@ def test_a_map_of_the_nuclei_localizes_them_and_noise_does_not():
     signs = iter((1, -1, 1))
     varied = {"varied": lambda network, images: next(signs) * (2.0 * masks - 1)}
     spread = explanations.localization_scores([None] * 3, varied, 50, settings)["varied"]["top5_hit_rate"]
-    assert (spread["low"], spread["high"]) == (0, 1)
+    assert spread["low"] < 0 < 1 < spread["high"]
 
 
 def test_a_classifier_of_crops_is_explained_on_crops(finished, tmp_path):
