@@ -46,7 +46,7 @@ def records(data: Data, mixed: bool = False) -> list[Record]:
     if data.name not in PREPARED:
         for patient, path in {record.patient: record.path for record in reversed(all_records)}.items():
             check_patient(patient, f"{path}: the patient")
-    if data.labels:
+    if data.labels and data.tile is None:  # images that are cut have places of their own
         check_places(all_records, data)
     if data.similar_patients == "refuse" and data.name not in PREPARED:
         check_spellings({record.patient for record in all_records}, f"data.dir: {', '.join(map(str, data.dir))}")

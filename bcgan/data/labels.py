@@ -134,6 +134,7 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
         raise InputError(f"data.labels: {path} does not exist. Give a table with columns {', '.join(COLUMNS)}.")
     cells = _read_cells(path)
     _undo_float_patients([row for _, row in cells])
+    _check_thousands(cells, path)
     rows, unknown, class_names = [], {}, []
     for number, row in cells:
         for name in COLUMNS:
@@ -261,16 +262,32 @@ def _undo_float_patients(rows: list[dict[str, str]]) -> None:
 def _parse_coordinate(text: str, axis: str, path: Path, number: int) -> int:
     """Return a coordinate in whole pixels, UNKNOWN for an empty cell; the other arguments are for the InputError.
 
-    A point may separate thousands: `1.251` is no whole number, and `1.000` is ambiguous. Both are refused.
+    A point may separate thousands: `1.251` is no whole number.
     """
     if not text:
         return UNKNOWN
-    if not PIXELS.fullmatch(text) or THOUSANDS.fullmatch(text):
-        reason = "which may be in thousands" if THOUSANDS.fullmatch(text) else "no whole number of pixels"
+    if not PIXELS.fullmatch(text):
         raise InputError(
-            f"data.labels: {path}, row {number}: {axis} is {text!r}, {reason}. Write digits alone, without points."
+            f"data.labels: {path}, row {number}: {axis} is {text!r}, no whole number of pixels. Write digits alone, "
+            "without points, or leave it empty if it is unknown."
         )
     return int(float(text))
+
+
+def _check_thousands(rows: list[tuple[int, dict[str, str]]], path: Path) -> None:
+    """Refuse a column of places that has `1.000` and nothing that tells whether this is one or a thousand.
+
+    Decimals of another number tell it: `0.000`, `1024.000` or `12.0`. Each row is (number, {column: cell}).
+    """
+    for axis in AXES:
+        cells = [(number, row.get(axis, "")) for number, row in rows]
+        ambiguous = [(number, cell) for number, cell in cells if THOUSANDS.fullmatch(cell)]
+        if ambiguous and not any("." in cell and not THOUSANDS.fullmatch(cell) for _, cell in cells):
+            number, cell = ambiguous[0]
+            raise InputError(
+                f"data.labels: {path}, row {number}: {axis} is {cell!r}, where the point may separate thousands. Write "
+                "digits alone, without points."
+            )
 
 
 def _read_workbook(path: Path) -> list[tuple[int, list[str]]]:

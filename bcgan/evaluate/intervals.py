@@ -7,7 +7,7 @@ trainings, of which there are too few to be resampled: their variance widens the
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from bcgan.classify import calibration
 from bcgan.evaluate import metrics
@@ -139,14 +139,23 @@ def widen(resamples: np.ndarray, noises: tuple[TrainingNoise, ...], num_patients
     finite = resamples[np.isfinite(resamples)]
     if not noises or not len(finite):
         return resamples
-    center, patient_variance, degrees = finite.mean(), finite.var(), max(1, num_patients - 1)
-    variance = patient_variance + sum(noise.variance for noise in noises)
-    parts = patient_variance**2 / degrees + sum(noise.variance**2 / noise.degrees for noise in noises)
-    all_degrees, upper = variance**2 / parts, (1 + confidence) / 2
-    if patient_variance < 1e-9 * variance:  # no resample differs: the trainings alone vary
-        return center + np.sqrt(variance) * stdtrit(all_degrees, (np.arange(len(resamples)) + 0.5) / len(resamples))
-    factor = np.sqrt(variance / patient_variance) * stdtrit(all_degrees, upper) / stdtrit(degrees, upper)
+    error, degrees = _standard_error(finite, noises, num_patients)
+    center, of_patients, upper = finite.mean(), finite.std(), (1 + confidence) / 2
+    if of_patients < 1e-5 * error:  # no resample differs: the trainings alone vary
+        return center + error * stdtrit(degrees, (np.arange(len(resamples)) + 0.5) / len(resamples))
+    factor = error / of_patients * stdtrit(degrees, upper) / stdtrit(max(1, num_patients - 1), upper)
     return center + factor * (resamples - center)
+
+
+def _standard_error(resamples: np.ndarray, noises: tuple[TrainingNoise, ...], num_patients: int) -> tuple[float, float]:
+    """Return the standard error over patients and trainings, and Welch and Satterthwaite's degrees of freedom.
+
+    Arguments as in `widen`; all resamples are defined.
+    """
+    of_patients = TrainingNoise(float(resamples.var()), max(1, num_patients - 1))
+    variance = sum(part.variance for part in (of_patients, *noises))
+    parts = sum(part.variance**2 / part.degrees for part in (of_patients, *noises))
+    return float(np.sqrt(variance)), variance**2 / parts
 
 
 def metrics_with_intervals(
@@ -207,8 +216,9 @@ def paired_difference(
 ) -> dict[str, float | None]:
     """Return {value, low, high, p, p_floor} of candidate minus reference: a paired bootstrap test.
 
-    p: two-sided, twice the smaller share of resamples at or beyond 0, which inverts the percentile interval; `None`
-    without an interval. p_floor: the smallest p that so many resamples can give; at it, p is only known to be below.
+    p: two-sided; `None` without an interval. Where several trainings vary, of Student's t with the standard error of
+    `widen`. Else twice the smaller share of resamples at or beyond 0, which inverts the percentile interval. p_floor is
+    then the smallest p that so many resamples can give, at which p is only known to be below; else `None`.
 
     Args:
         candidate, reference: A metric from `bootstrap_metrics` with the same weights, (trainings, 1 + resamples).
@@ -222,10 +232,13 @@ def paired_difference(
         noises = training_noise(candidate[:, 0] - reference[:, 0])
     else:
         noises = training_noise(candidate[:, 0]) + training_noise(reference[:, 0])
-    gain[1:] = widen(gain[1:], noises, len(np.unique(patients)), confidence)
+    defined_gains, num_patients = gain[1:][np.isfinite(gain[1:])], len(np.unique(patients))
+    gain[1:] = widen(gain[1:], noises, num_patients, confidence)
     estimate = percentile_interval(gain[None], patients, confidence)
-    defined_gains = gain[1:][np.isfinite(gain[1:])]
     has_interval = estimate["low"] is not None
+    if has_interval and noises:
+        error, degrees = _standard_error(defined_gains, noises, num_patients)
+        return estimate | {"p": float(2 * stdtr(degrees, -abs(gain[0]) / error)), "p_floor": None}
     num_beyond = min((defined_gains <= 0).sum(), (defined_gains >= 0).sum())
     floor = 2 / (len(defined_gains) + 1)
     p = min(1.0, floor * (num_beyond + 1))

@@ -96,7 +96,7 @@ def patient_probe(
 def compare(
     model: ClassifierMixin, features: np.ndarray, labels: np.ndarray, patients: np.ndarray, experiment: Experiment
 ) -> dict[str, dict[str, Any]]:
-    """Return a model's cross-validated ROC AUC by each split, and their paired difference.
+    """Return a model's cross-validated ROC AUC by each split, of patches of the same fold, and their paired difference.
 
     Args:
         features: float, (n, d).
@@ -117,7 +117,10 @@ def compare(
         probabilities = metrics.second_or_all(
             cross_val_predict(model, features, labels, cv=folds, method="predict_proba")
         )
-        predictions = intervals.SeedPredictions({0: probabilities}, {0: 0.5})
+        fold_of_row = np.empty(len(labels), int)
+        for number, (_, test) in enumerate(folds):
+            fold_of_row[test] = number
+        predictions = intervals.SeedPredictions({0: probabilities}, {0: 0.5}, fold_of_row)
         areas[name] = intervals.bootstrap_metrics(labels, predictions, weights)["roc_auc"]
     confidence = settings.confidence_level
     patients = intervals.patients_of_metric("roc_auc", labels, patients)

@@ -75,17 +75,18 @@ def tune(experiment: Experiment, root: Path, inputs: dict[str, str], num_trials:
         n_startup_trials=min(10, max(2, num_trials // 3)),
     )
     start = _current_settings(experiment)
-    if _is_in_space(start, space) and not any(trial.params == start for trial in study.trials):
-        study.enqueue_trial(start)
     _repeat_interrupted(study)
     num_done = len(_finished_trials(study))
+    if num_done < num_trials and _is_in_space(start, space):
+        study.enqueue_trial(start, skip_if_exists=True)
     with progress.bar(max(num_trials, num_done), "tune", "trial", start=num_done) as bar:
         while len(_finished_trials(study)) < num_trials:
             _run_trial(run, study, space)
             bar.update()
             if best := max((trial.value for trial in study.trials if trial.value is not None), default=None):
                 bar.set_postfix(AUC=f"{best:.3f}", refresh=False)
-    results = _summarize(study, experiment) | {"inputs": run.inputs, "bcgan": __version__}
+    code = {"bcgan": __version__, "definition": artifacts.DEFINITIONS[FOLDER]}
+    results = _summarize(study, experiment) | {"inputs": run.inputs} | code
     runs.write_json(folder / RESULTS, results)
     return results
 
@@ -103,7 +104,8 @@ def read_results(root: Path) -> dict[str, Any] | None:
         return None
     results = runs.read_json(path)
     outputs = artifacts.list_outputs(root, {file.split("/")[0] for file in results["inputs"]})
-    if results.get("bcgan") == __version__ and results["inputs"].items() <= outputs.items():
+    code = results.get("bcgan"), results.get("definition")
+    if code == (__version__, artifacts.DEFINITIONS[FOLDER]) and results["inputs"].items() <= outputs.items():
         return results
     progress.log.warning(
         "report: %s is left out: it was made from other files or by another version. Run: bcgan tune %s",
@@ -120,7 +122,7 @@ def describe(results: dict[str, Any]) -> str:
     overrides = " ".join(f"{key}={value}" for key, value in results["best"].items())
     return (
         f"{len(results['trials'])} trials of {results['model']}: validation ROC AUC {best['roc_auc']:.4f}, the "
-        f"experiment as it is {as_it_is}\nThe best of many is too good on the patients that chose it: train it with "
+        f"experiment as it is: {as_it_is}\nThe best of many is too good on the patients that chose it: train it with "
         f'other seeds before you believe it.\nSET="{overrides}"'
     )
 

@@ -21,6 +21,7 @@ from bcgan.predict.image_scores import probability_columns, score_images
 from bcgan.predict.model import Card, Model
 from bcgan.preprocess import audit
 from bcgan.slides.decode import decode_image
+from bcgan.slides.patches import MAX_READERS
 from bcgan.slides.reader import stated_mpp
 from bcgan.slides.scale import MAX_ENLARGEMENT, Mpp, contradicts, user_mpp
 
@@ -119,15 +120,16 @@ def _check_stated_scales(records: list[Record]) -> None:
 
 
 def _warn_of_copies(records: list[Record]) -> None:
-    """Warn of images that occur twice, pixel by pixel, or under two labels: each counts in the figures."""
+    """Warn of images that occur twice, pixel by pixel, or under two labels: each with tissue counts in the figures."""
 
     def read_hash(record: Record) -> str:
         try:
-            return audit.hash_pixels(decode_image(record.read(), record.path))
+            pixels = decode_image(record.read(), record.path)
         except (OSError, ValueError):
             return ""  # reported when the image is read
+        return audit.hash_pixels(pixels) if pixels.std((0, 1)).max() > audit.BLANK_DEVIATION else ""
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
         table = pd.DataFrame({"pixels": list(pool.map(read_hash, records)), "label": [row.label for row in records]})
     table = table[table["pixels"] != ""]
     copies = audit.find_copies(table)
@@ -136,9 +138,9 @@ def _warn_of_copies(records: list[Record]) -> None:
     repeated = copies["duplicate"].idxmax()
     first = table["pixels"].eq(table["pixels"][repeated]).idxmax()
     progress.log.warning(
-        "assess: %d images repeat another one (first: %s and %s), and %d have copies of another label; all count. "
-        "Remove copies and correct labels", copies["duplicate"].sum(), records[first].path, records[repeated].path,
-        copies["conflicting_labels"].sum(),
+        "assess: %d images repeat another one (first: %s and %s), and %d have copies of another label; those with "
+        "tissue all count. Remove copies and correct labels",
+        copies["duplicate"].sum(), records[first].path, records[repeated].path, copies["conflicting_labels"].sum(),
     )  # fmt: skip
 
 

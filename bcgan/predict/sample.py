@@ -72,8 +72,24 @@ def load(name: str | None) -> GeneratorBundle:
     if name and (manifest := root / "features" / MANIFEST).exists():
         threshold = runs.read_json(manifest)["settings"]["features"]["nuclear_od_threshold"]
     if name and (manifest := root / "preprocess" / MANIFEST).exists():
-        classes = class_names(parse_classes(runs.read_json(manifest)["settings"]["data"].get("classes")))
+        classes = _read_classes(manifest)
     return GeneratorBundle(*networks, quality_filter.load(files["quality_filter.npz"]), threshold, digests, classes)
+
+
+def _read_classes(manifest: Path) -> tuple[str, ...]:
+    """Return the names of a run's classes, in the order of their labels.
+
+    Raises:
+        InputError: If an earlier bcgan trained it with benign and malignant in the other order.
+    """
+    pairs = runs.read_json(manifest)["settings"]["data"].get("classes")
+    names, trained = class_names(parse_classes(pairs)), class_names(tuple((name, ()) for name, _ in pairs or ()))
+    if tuple(map(canonical_class, trained)) != names:
+        raise InputError(
+            f"{manifest.parent.parent} was trained with {trained[0]} as label 0, and now {names[0]} is. Run it again: "
+            f"bcgan run {manifest.parent.parent.name}."
+        )
+    return names
 
 
 def find_label(bundle: GeneratorBundle, name: str) -> int:

@@ -1,7 +1,6 @@
 """Find files that are tiles of one slide, by their names, and read them together, to predict each in its context."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,10 +95,26 @@ class SlideTiles(NamedTuple):
 def find_groups_by_folder(images: list[ImageFile], classes: tuple[str, ...]) -> list[Group]:
     """Group images whose labels and patients are not known: tiles of a slide lie in one folder, or in those of classes.
 
+    Folders 2, 3 and so on are those of classes only beside 0 and 1. Else they may be those of patients or slides.
+
     Args:
         classes: Of the classifier.
     """
-    return find_groups(images, partial(drop_last_class_folder, classes=classes))
+    folders = {_folder_of(image) for image in images}
+
+    def root_of(folder: str) -> str:
+        parent, separator, name = folder.rpartition("/")
+        is_number = name.isdecimal() and int(name) > 1
+        if is_number and not {f"{parent}{separator}{number}" for number in (0, 1)} <= folders:
+            return folder
+        return drop_last_class_folder(folder, classes)
+
+    return find_groups(images, root_of)
+
+
+def _folder_of(image: ImageFile) -> str:
+    """Return the path of an image's folder, also in an archive."""
+    return image.path.replace("!", "/").rpartition("/")[0]
 
 
 def list_slides(images: list[ImageFile], classes: tuple[str, ...]) -> list[str]:
@@ -113,7 +128,7 @@ def list_slides(images: list[ImageFile], classes: tuple[str, ...]) -> list[str]:
 
 
 def warn_of_split_slides(groups: list[Group], classes: tuple[str, ...]) -> None:
-    """Warn of slides of one name in several folders that have no place in common: they may be parts of one slide.
+    """Warn of slides of one name in several folders whose tiles lie among each other: they may be parts of one slide.
 
     Args:
         classes: Of the classifier, for the message.
@@ -125,14 +140,25 @@ def warn_of_split_slides(groups: list[Group], classes: tuple[str, ...]) -> None:
     split = []
     for members in by_name.values():
         places = [(tile.x, tile.y) for group in members for tile in group.coordinates]
-        if len(members) > 1 and len(set(places)) == len(places):
-            split.append(members)
+        if len(members) > 1 and len(set(places)) == len(places) and (pair := _find_interleaved(members)):
+            split.append(pair)
     if split:
         progress.log.warning(
             "predict: %s and %s are read as two slides, as their tiles lie in two folders (%d such names). If they are "
-            "one slide, move its tiles into one folder, or name the folders as the classes (%s)",
+            "parts of one slide, move its tiles into one folder, or name the folders as the classes (%s)",
             printable(split[0][0].slide_path), printable(split[0][1].slide_path), len(split), ", ".join(classes),
         )  # fmt: skip
+
+
+def _find_interleaved(groups: list[Group]) -> tuple[Group, Group] | None:
+    """Return the first two groups of tiles whose bounding boxes overlap; `None` if there are none."""
+    places = [np.array([(tile.x, tile.y) for tile in group.coordinates]) for group in groups]
+    low, high = (np.array([limit(corners, 0) for corners in places]) for limit in (np.min, np.max))
+    for index in range(1, len(groups)):
+        overlaps = ((low[:index] <= high[index]) & (low[index] <= high[:index])).all(1)
+        if overlaps.any():
+            return groups[int(overlaps.argmax())], groups[index]
+    return None
 
 
 def find_groups(images: list[ImageFile], root_of: Callable[[str], str]) -> list[Group]:
@@ -145,11 +171,10 @@ def find_groups(images: list[ImageFile], root_of: Callable[[str], str]) -> list[
     """
     files: dict[Any, list[tuple[ImageFile, TileCoordinates | None]]] = {}
     for index, image in enumerate(images):
-        folder, _, name = image.path.replace("!", "/").rpartition("/")
-        coordinates = parse_tile_name(name)
+        coordinates = parse_tile_name(image.path.replace("!", "/").rpartition("/")[2])
         key: Any = index  # an image that is no tile is a group of its own
         if coordinates:
-            key = coordinates.slide, root_of(folder), coordinates.downsample
+            key = coordinates.slide, root_of(_folder_of(image)), coordinates.downsample
         files.setdefault(key, []).append((image, coordinates))
     groups = []
     for key, pairs in files.items():

@@ -106,12 +106,12 @@ def learning_curve_verdict(run: Run) -> str:
     ]
     if gains:
         return (
-            f"Of {len(differences)} differences from classic augmentation {len(gains)} are gains, with p corrected for "
-            f"their number: {'; '.join(texts)}."
+            f"{len(gains)} of {len(differences)} differences from classic augmentation are gains, even if p is "
+            f"corrected for their number: {'; '.join(texts)}."
         )
     return (
-        f"No arm is shown to beat classic augmentation: of {len(differences)} differences none is a gain with p "
-        f"corrected for their number; the largest is that of {texts[0]}."
+        f"No arm is shown to beat classic augmentation: if p is corrected for the number of differences, none of "
+        f"{len(differences)} is a gain; the largest is that of {texts[0]}."
     )
 
 

@@ -26,6 +26,7 @@ PUBLISHED = (
     ("Cruz-Roa et al. 2014", "IDC", "by patient, official test list", "", "0.8423", "0.718"),
 )
 EXAMPLES_PER_FAULT = 3
+SMALLEST_P = 1e-4  # that is written as a number
 CURVE_METRICS = ("roc_auc", "balanced_accuracy")
 COMPARISON_METRICS = (*CURVE_METRICS, "f1")
 RESULT_METRICS = ("roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1")
@@ -273,6 +274,8 @@ def format_difference(estimate: dict) -> str:
     text, p, floor = format_estimate(estimate), estimate["p"], estimate.get("p_floor")
     if p is None:
         return text
+    if floor is None and p < SMALLEST_P:
+        return f"{text}, p < {SMALLEST_P:g}"
     return f"{text}, p < {_round_up(floor):g}" if floor is not None and p <= floor else f"{text}, p = {p:.2g}"
 
 

@@ -90,9 +90,11 @@ def read_table(path: Path) -> dict[str, Mpp]:
         where = f"--mpp-csv: {path}, line {number}"
         remedy = "Write file,mpp (and decimal points, not commas), or a header."
         check_row(cells, len(header) if has_header else 2, where, remedy)
-        check_cell(cells[columns[0]], f"{where}: file")
+        if not (file := cells[columns[0]] if columns[0] < len(cells) else ""):
+            raise InputError(f"{where}: no file. Fill it in or remove the row.")
+        check_cell(file, f"{where}: file")
         mpp = _read_row(cells, columns, delimiter, where)
-        key = _normalize_path(cells[columns[0]])
+        key = _normalize_path(file)
         if rows.setdefault(key, mpp) != mpp:
             raise InputError(f"--mpp-csv: {path}: {key} has two resolutions. Keep one of them.")
     if not rows:

@@ -13,9 +13,9 @@ BYTE_ORDER_MARKS = (
     (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
     (b"\xef\xbb\xbf", "utf-8-sig"),
 )  # fmt: skip
-# What spreadsheets show for a formula without a value, in any language (#N/A, #REF!, #WERT!, #DIV/0!), or for a column
-# that is too narrow (###).
-ERROR_VALUE = re.compile(r"##+|#N/?A|#N/D|#NV|#GETTING_DATA|#[¡¿]?[^\W\d_]+(/0)?[!?]|Err:\d{3}", re.IGNORECASE)
+# What spreadsheets show for a formula without a value, in their languages (#N/A, #N/D!, #REF!, #WERT!, #DIV/0!, #NV),
+# or for a column that is too narrow (###). A patient may be called #1 or P#2, but not # and a word.
+ERROR_VALUE = re.compile(r"##+|#[¡¿]?[^\W\d]+(/[^\W_]+)?[!?]?|(Err|Fehler|Erreur|Error):\d{3}", re.IGNORECASE)
 ROUNDED_NUMBER = re.compile(r"\d+([.,]\d+)?E\+\d+", re.IGNORECASE)  # 2.02401E+11, the start of a longer number
 
 
@@ -108,8 +108,8 @@ def check_cell(cell: str, subject: str) -> None:
         raise InputError(f"{subject} is {cell!r}, an error value of a spreadsheet. Correct its formula, or write text.")
     if ROUNDED_NUMBER.fullmatch(cell):
         raise InputError(
-            f"{subject} is {cell!r}, a number that a spreadsheet rounded, and others may be rounded to it. Format the "
-            "column as text and enter the numbers again."
+            f"{subject} is {cell!r}, a number in scientific notation, to which a spreadsheet may have rounded others. "
+            "Format the column as text and enter the numbers again."
         )
 
 

@@ -19,7 +19,8 @@ PATCH = np.full((5, 5, 3), 200, np.uint8)
 ROW = {"image": "a.png", "label": "0", "patient": "p", "x": 0, "y": 0}
 ERRORS = (
     "#N/A", "#REF!", "#NAME?", "#VALUE!", "#DIV/0!", "#NULL!", "#NUM!", "#SPILL!", "#CALC!", "#NV", "#WERT!", "#BEZUG!",
-    "#ÜBERLAUF!", "#N/D", "#¡REF!", "#¿NOMBRE?", "Err:502", "####",
+    "#ÜBERLAUF!", "#N/D", "#N/D!", "#Н/Д", "#I/T", "#YOK", "#HIÁNYZIK", "#NENÍ_K_DISPOZICI", "#¡REF!", "#¿NOMBRE?",
+    "Err:502", "Fehler:502", "####",
 )  # fmt: skip
 ABSENT = ("nan", "NaN", "None", "NONE", "NA", "na", "N/A", "n/a", "<NA>", "null", "NULL", "NaT", "TRUE", "False",
           "unknown", "-", "?", "#N/A", "2.02401E+11", "2,02401e+11", "2E+11")  # fmt: skip
@@ -92,9 +93,7 @@ def test_numbers_of_a_workbook_are_patients(tmp_path, number, name):
 
 def test_numbers_with_more_digits_than_a_spreadsheet_keeps_are_refused(tmp_path):
     """Excel stores 202401012345678901 as this float, and 202401012345678902 too."""
-    with pytest.raises(
-        InputError, match=r"patient is '2\.02401012345678\d*e\+17', a number that a spreadsheet rounded"
-    ):
+    with pytest.raises(InputError, match=r"patient is '2\.02401012345678\d*e\+17', a number in scientific notation"):
         read_labels(write_table(tmp_path / "t.xlsx", ROW | {"patient": 2.02401012345678901e17}), ClassNames(()))
 
 
@@ -113,7 +112,7 @@ def test_whole_numbers_are_places(tmp_path, value, x, suffix):
 @pytest.mark.parametrize(
     ("value", "words"),
     [(value, "no whole number") for value in ("1.251", "50.9", 50.5, "1,251", "1.000.000", "-5", "12.01", "x")]
-    + [(value, "thousands") for value in ("1.000", "12.000", "512.000")]
+    + [(value, "thousands") for value in ("1.000", "12.000", "512.000")]  # without another number that tells
     + [("1E+05", "rounded")],
 )
 def test_fractions_and_points_between_thousands_are_no_places(tmp_path, axis, value, words, suffix):
@@ -121,6 +120,14 @@ def test_fractions_and_points_between_thousands_are_no_places(tmp_path, axis, va
     for read in (places, embeddings.read_places):
         with pytest.raises(InputError, match=f"row 3: {axis} is {re.escape(repr(str(value)))}, .*{words}"):
             read(table)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize("telling", ["0.000", "1024.000", "7.0"])
+def test_decimals_of_another_number_tell_what_a_point_is(tmp_path, telling, suffix):
+    """As pandas and R write floats: 512.000 is not half a million."""
+    table = write_table(tmp_path / f"t{suffix}", ROW | {"x": "512.000"}, ROW | {"x": telling}, ROW | {"x": ""})
+    assert [x for x, _ in places(table)] == [512, int(float(telling)), -1]
 
 
 @pytest.mark.parametrize(

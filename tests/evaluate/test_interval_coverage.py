@@ -43,6 +43,16 @@ def test_a_difference_of_two_recipes_that_are_alike_has_an_interval_with_zero(co
     assert np.mean(np.array(ps) < 0.05) == pytest.approx(1 - np.mean(covered), abs=0.02)
 
 
+def test_small_p_values_are_as_rare_as_they_say():
+    """A p that is corrected for the number of differences is read far from 0.05."""
+    rng, ps = np.random.default_rng(5), []
+    for _ in range(4000):
+        values = simulate(rng, 1.4 * rng.normal(size=3), rng.normal())
+        ps.append(intervals.paired_difference(values, np.zeros_like(values), PATIENTS, 0.95)["p"])
+    assert np.mean(np.array(ps) < 0.005) < 0.01
+    assert np.mean(np.array(ps) < 0.001) < 0.004 and min(ps) < 2 / (RESAMPLES + 1)
+
+
 def test_one_training_or_equal_ones_have_the_percentiles_of_the_patients():
     values = np.random.default_rng(2).normal(0.5, 0.1, (1, 1001))
     low, high = np.percentile(values[0, 1:], (2.5, 97.5))

@@ -57,9 +57,10 @@ def test_the_first_trial_is_the_experiment_if_the_space_has_it(trained, tmp_path
     changed = experiment.load("phantom", (wide, "classify.models.cnn={epochs: 8, learning_rate: 0.003}"))
     results = tuning.tune(changed, tmp_path, {}, 2)
     assert (results["baseline"], results["baseline_state"]) == (None, "not tried")
-    assert "the experiment as it is not tried" in tuning.describe(results)
-    results = tuning.tune(changed, tmp_path, {}, 3)
-    assert trained[2] == (0.003, 64, 8, 0)
+    assert "the experiment as it is: not tried" in tuning.describe(results)
+    tuning.tune(changed, tmp_path, {}, 2)  # nothing is left to do, and nothing is enqueued twice
+    results = tuning.tune(changed, tmp_path, {}, 4)
+    assert trained[2] == (0.003, 64, 8, 0) and trained.count(trained[2]) == 1
     assert results["baseline_state"] == "measured" and results["baseline"] < 1.0
 
 

@@ -82,6 +82,13 @@ def test_copies_and_contradicting_labels_are_counted(shipped, labelled, tmp_path
     assert words in caplog.text
 
 
+def test_blank_images_are_no_copies(shipped, labelled, tmp_path, caplog):
+    for number, name in enumerate(("p0/0", "p0/1", "p1/0")):
+        write_png(labelled / name / "blank.png", np.full((50, 50, 3), (250, 240, 245), np.uint8) - number // 2)
+    assess.assess(shipped, settings(labelled), None, tmp_path / "out")
+    assert "repeat another" not in caplog.text
+
+
 def test_an_image_s_probability_is_the_mean_over_its_patches(shipped, patches_of, tmp_path):
     folder = tmp_path / "large" / "p" / "0"
     folder.mkdir(parents=True)

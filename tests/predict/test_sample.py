@@ -31,6 +31,17 @@ def workspace(finished, tmp_path, monkeypatch):
     return work
 
 
+def test_a_run_whose_labels_are_turned_around_is_refused(workspace, capsys):
+    """An earlier bcgan took the order of data.classes where benign and malignant were in capitals."""
+    path = workspace / "runs/tiny/preprocess/manifest.json"
+    manifest = json.loads(path.read_text())
+    for names, code in ((("Malignant", "Benign"), 2), (("Benign", "Malignant"), 0)):
+        manifest["settings"]["data"]["classes"] = [[name, []] for name in names]
+        path.write_text(json.dumps(manifest))
+        assert bcgan("sample", "tiny", "--label", "malignant", "--count", 1, "--out", f"out/{names[0]}") == code
+    assert "was trained with Malignant as label 0, and now benign is. Run it again" in capsys.readouterr().err
+
+
 def test_patches_of_a_run_with_their_manifest(workspace, capsys):
     assert bcgan("sample", "tiny", "--label", "benign", "--count", 5, "--out", "out/a") == 0
     manifest = json.loads((workspace / "out/a/manifest.json").read_text())

@@ -14,6 +14,7 @@ from bcgan.errors import InputError
 from bcgan.predict import assess
 from bcgan.predict.predict import predict
 from bcgan.predict.tile_groups import list_slides
+from bcgan.settings import Tile
 from bcgan.slides.files import find_images
 from tests.conftest import write_png
 
@@ -167,8 +168,38 @@ def test_folders_that_are_no_class_of_the_model_are_warned_of(model, patches, tm
             write_png(tmp_path / f"in/{folder}/s_x{x}_y{y}.png", image)
     assert len(predict_rows(model, tmp_path / "in")[1]) == 2
     assert caplog.text.count("in/carcinoma/s and") == 1
-    words = "are read as two slides, as their tiles lie in two folders (1 such names). If they are one slide"
+    words = "are read as two slides, as their tiles lie in two folders (1 such names). If they are parts of one slide"
     assert words in caplog.text and "name the folders as the classes (normal, tumor)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folders", "slides"),
+    [
+        ("234", {"in/2/s", "in/3/s", "in/4/s"}),  # patients or slides
+        ("012", {"in/s"}), ("1", {"in/s"}), ("AB", {"in/A/s", "in/B/s"}),
+    ],
+)  # fmt: skip
+def test_numbers_are_folders_of_classes_only_beside_0_and_1(tmp_path, folders, slides):
+    for column, folder in enumerate(folders):
+        for row in range(2):
+            write_png(tmp_path / f"in/{folder}/s_x{50 * column}_y{50 * row}.png", np.zeros((2, 2, 3), np.uint8))
+    found = list_slides(find_images([str(tmp_path / "in")]), ("normal", "benign", "in_situ", "invasive", "other"))
+    assert {slide.removeprefix(f"{tmp_path}/") for slide in found} == slides
+
+
+def test_folders_of_patients_with_the_same_names_of_tiles_are_not_warned_of(model, patches, tmp_path, caplog):
+    for patient, begin in (("p1", 0), ("p2", 700)):
+        for image, (x, y) in zip(patches["A"], PLACES.tolist(), strict=True):
+            write_png(tmp_path / f"in/{patient}/patch_x{begin + x}_y{y}.png", image)
+    assert len(predict_rows(model, tmp_path / "in")[1]) == 2
+    assert "read as two slides" not in caplog.text
+
+
+def test_images_that_are_cut_have_places_of_their_own(patches, tmp_path):
+    rows = write(tmp_path / "in", patches, "p/{slide}{number}.png")
+    write_table(tmp_path, rows)
+    settings = settings_of(tmp_path).data
+    assert len(data.records(settings.model_copy(update={"tile": Tile(mpp=4)}))) == len(rows)
 
 
 def test_slides_of_one_name_that_share_a_place_are_not_warned_of(model, patches, tmp_path, caplog):

@@ -18,15 +18,16 @@ def test_the_learning_curves_sentence_follows_its_numbers(run):
         return stage_tables.learning_curve_verdict(run._replace(learning_curve=curve))
 
     without_gain = verdict(at(-0.02, -0.04, -0.01), at(0.01, -0.01, 0.03))
-    assert without_gain.startswith("No arm is shown to beat classic augmentation: of 2 differences none")
+    assert without_gain.startswith("No arm is shown to beat classic augmentation: if p is corrected")
     assert "+ GAN at 5% of the patients, ROC AUC 0.010 (-0.010 to 0.030), p = 0.2" in without_gain
     with_gain = verdict(at(0.02, 0.01, 0.03, 0.01), at(0.0, -0.01, 0.01))
-    assert with_gain.startswith("Of 2 differences from classic augmentation 1 are gains, with p corrected")
+    assert with_gain.startswith("1 of 2 differences from classic augmentation are gains, even if p is")
     assert "cannot be said" in verdict(at(0.02, None, None, None))
     assert "cannot be said" in verdict(at(0.02, 0.01, 0.03, 0.01), seeds=1)
     # One of six intervals above 0 is not enough: with so many, one of six simulated studies has such a difference.
     assert verdict(at(0.02, 0.01, 0.03, 0.01), *[at(0.0, -0.01, 0.01)] * 5).startswith("No arm is shown")
     assert verdict(at(-0.02, -0.03, -0.01, 0.002)).startswith("No arm is shown")  # a loss
+    assert verdict(*[at(0.1, 0.09, 0.11, 1e-5)] * 30).startswith("30 of 30 differences")
 
 
 def estimate(value, half_width=0.1):

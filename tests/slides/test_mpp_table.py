@@ -39,6 +39,7 @@ def test_a_table_is_read_by_its_header(tmp_path, text, expected, encoding):
         ("file,resolution\na.tif,1\n", "0 columns mpp"), ("a.tif,1\na.tif,2\n", "two resolutions"), ("", "no row"),
         ("file,mpp,mpp\na.tif,1,2\n", "2 columns mpp"), ("file,mpp,mpp_y,MPP_Y\na.tif,1,2,3\n", "2 columns mpp_y"),
         ('file,mpp\n"a.tif,1\nb.tif,2\n', "line 2: a quotation mark is not closed"),
+        ("mpp,file\n0.5\n", "line 2: no file"), ("file,mpp\n,0.5\n", "line 2: no file"),
         ("file,mpp\n#N/A,1\n", "line 2: file is '#N/A', an error value"), ("a.tif,#REF!\n", "no file with its"),
     ],
 )  # fmt: skip

@@ -93,7 +93,7 @@ def _check_patient_folders(files: list[ImageFile], names: ClassNames) -> None:
         if spelling in {*names.label_of, *CLASSES} and not spelling.isdecimal():
             raise InputError(
                 f"{file.path}: the patient would be {patient!r}, which is a class. Arrange the images as "
-                "<patient>/<class>/<image>."
+                "<patient>/<class>/<image>, or rename the patient's folder."
             )
         source = file.path[: -len(file.name)]
         first = first_of.setdefault(source, file)
@@ -101,8 +101,8 @@ def _check_patient_folders(files: list[ImageFile], names: ClassNames) -> None:
             raise InputError(
                 f"{first.path} and {file.path}: the folders above <patient>/<class>/ differ, so that "
                 f"{first.name.split('/')[-3]!r} and {patient!r} may be slides. If they are patients, list the folders "
-                "above them in data.dir; else arrange the images as <patient>/<class>/<image>, or name the patients in "
-                "a table (data.labels)."
+                "above them in data.dir, such as train and test; else arrange the images as <patient>/<class>/<image>, "
+                "or name the patients in a table (data.labels)."
             )
         if source_of.setdefault(normalize_patient(patient), source) != source:
             shared.setdefault(normalize_patient(patient), source)
