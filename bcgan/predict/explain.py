@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from bcgan import outputs, progress
@@ -18,10 +19,10 @@ from bcgan.predict.maps import (
     explained_label,
     probability_name,
 )
-from bcgan.predict.model import VERDICTS, Model
+from bcgan.predict.model import VERDICTS, Model, Predictions
 from bcgan.predict.predict import MppOf, describe_thresholds
 from bcgan.slides.files import ImageFile, printable
-from bcgan.slides.patches import read_patch
+from bcgan.slides.patches import PatchGrid, read_one_patch
 
 
 def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None = None) -> int:
@@ -40,15 +41,17 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
         for index, image in enumerate(images):
             bar.update()
             try:
-                patch = read_patch(image, model.scale, mpp_of and mpp_of(image))
+                grid = read_one_patch(image, model.scale, mpp_of and mpp_of(image))
             except (OSError, ValueError) as error:
                 refused.append(str(error))
                 progress.log.warning("explain: %s", error)
                 continue
             name = image.name.rsplit("/", 1)[-1]
             file = f"{index:04d}-{Path(name).stem}.png"
-            draw_explanation(out / file, name, patch, model)
-            explained.append({"name": image.path, "link": quote(os.fsencode(file)), **_describe(model, patch)})
+            predictions = predict_patch(model, grid)
+            draw_explanation(out / file, name, grid.patches[0], model, predictions)
+            description = _describe(model, grid.patches[0], predictions)
+            explained.append({"name": image.path, "link": quote(os.fsencode(file)), **description})
     templates = Environment(
         loader=PackageLoader("bcgan", "predict"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -64,11 +67,17 @@ def write(model: Model, images: list[ImageFile], out: Path, mpp_of: MppOf | None
     return len(refused)
 
 
-def _describe(model: Model, patch) -> dict[str, Any]:
+def predict_patch(model: Model, grid: PatchGrid) -> Predictions:
+    """Predict an image that is one patch, as `bcgan predict` does; the tissue of the whole image counts."""
+    return model.predict(grid.patches, has_tissue=grid.tissue.mean((1, 2)) >= model.card.min_tissue)
+
+
+def _describe(model: Model, patch: np.ndarray, predictions: Predictions) -> dict[str, Any]:
     """Return the prediction for a patch in words and in numbers, for the page.
 
     Args:
         patch: uint8, (size, size, 3).
+        predictions: Of this patch alone.
 
     Returns:
         call: In words.
@@ -76,7 +85,7 @@ def _describe(model: Model, patch) -> dict[str, Any]:
         probability_name: In words, such as "Probability of malignancy".
         ood_score: See `Model.ood_scores`.
     """
-    probability, uncertainty, called, verdict, _, by_class = (values[0] for values in model.predict(patch[None]))
+    probability, uncertainty, called, verdict, _, by_class = (values[0] for values in predictions)
     classes = model.card.classes
     calls = {
         "scored": f"Called {classes[called]}",

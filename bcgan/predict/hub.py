@@ -112,6 +112,13 @@ def _readme(model: Model, license_name: str) -> str:
         else "These files were not trained on them."
     )
     rule = f"A patch {describe_thresholds(card.thresholds, card.classes)}."
+    if len(card.classes) > 2:
+        called = "Each patch counts as the most probable class, also where the classifier gives no label."
+    else:
+        called = f"Each patch is called {card.classes[1]} from {card.thresholds.limits[1]:.4f} on"
+        if card.spatial_context:
+            called += f", with neighbouring patches from {card.spatial_context_thresholds.limits[1]:.4f} on"
+        called += ", also in the range without a label."
     patients = training.get("patients", "?")
     names = training.get("networks", [])
     networks = (", ".join(names) or "unknown") + ("; their logits are averaged" if len(names) > 1 else "")
@@ -144,7 +151,7 @@ With bcgan {__version__}:
 
 Values, with intervals by patient bootstrap where there are enough patients, each patch by itself (`_neighbours`: with
 neighbouring patches), averaged over {card.tta_views} orientations; a report of the run may average over fewer.
-Thresholds are of validation patients. {measured}
+Thresholds are of validation patients. {called} {measured}
 
 | patients | metric | |
 |---|---|---|

@@ -56,7 +56,9 @@ def describe_call(card: Card, called: int, verdict: int) -> str:
     return card.classes[called] if verdict == SCORED else VERDICTS[verdict].replace("_", " ")
 
 
-def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model) -> None:
+def draw_explanation(
+    target: Path | BinaryIO, title: str, patch: np.ndarray, model: Model, predictions: Predictions
+) -> None:
     """Draw a patch and its explanations as a PNG.
 
     The first panel has the prediction. One panel for each explanation method shows which pixels support a class: the
@@ -65,11 +67,12 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
     Args:
         target: File or buffer to write.
         patch: uint8, (size, size, 3).
+        predictions: Of this patch alone, as a row of `bcgan predict` has them.
     """
     machine.prepare_environment(tensorflow=True)
     from bcgan.explain import saliency  # needs Keras, which a map does not
 
-    probability, uncertainty, called, verdict, _, by_class = (values[0] for values in model.predict(patch[None]))
+    probability, uncertainty, called, verdict, _, by_class = (values[0] for values in predictions)
     label, maps = explained_label(model, patch, by_class), {}
     network, prepared = saliency.explain_class(model.network, label), model.prepare(patch[None])
     for name, explain in saliency.METHODS.items():
@@ -80,9 +83,8 @@ def draw_explanation(target: Path | BinaryIO, title: str, patch: np.ndarray, mod
     panels[0].imshow(patch, interpolation="none")
     call = describe_call(model.card, called, verdict)
     has_score = verdict < OUT_OF_DISTRIBUTION
-    panels[0].set_title(
-        f"{call}: {probability:.2f} ± {uncertainty:.2f}" if has_score else call, fontsize=10, loc="left"
-    )
+    numbers = f"\n{probability_name(model.card.classes, label)} {probability:.2f} ± {uncertainty:.2f}"
+    panels[0].set_title(call + (numbers if has_score else ""), fontsize=9, loc="left")
     for axes, (name, saliency_map) in zip(panels[1:], maps.items(), strict=True):
         limit = np.abs(saliency_map).max() or 1.0
         axes.imshow(patch.mean(-1), cmap="gray", vmin=0, vmax=255)

@@ -175,7 +175,7 @@ def score_image(model: Model, data: bytes, name: str, microns_per_pixel: float |
     predictions = predict_grid(model, grid)
     picture = io.BytesIO()
     if grid.is_single_patch:
-        maps.draw_explanation(picture, name, grid.patches[0], model)
+        maps.draw_explanation(picture, name, grid.patches[0], model, predictions)
     else:
         maps.draw_map(picture, name, grid, predictions, model.card)
     rows = [Row(**row) for row in prediction_rows(name, grid, predictions, model.card.classes)]
@@ -196,7 +196,9 @@ def explain_patch(model: Model, data: bytes, name: str, microns_per_pixel: float
         raise ValueError(f"{name}: no patch with tissue begins at x={x}, y={y}. Give those of a row of /predict")
     picture = io.BytesIO()
     title = name if grid.is_single_patch else f"x {x}, y {y}, called without its neighbours: {name}"
-    maps.draw_explanation(picture, title, grid.patches[matches[0]], model)
+    patch = grid.patches[matches[0]]
+    predictions = model.predict(patch[None], has_tissue=np.ones(1, bool))
+    maps.draw_explanation(picture, title, patch, model, predictions)
     return Explanation(picture=_data_url(picture))
 
 

@@ -27,7 +27,7 @@ from bcgan.slides.tiles import (
     overlap_difference,
     read_tile,
 )
-from bcgan.slides.tissue import estimate_background, tissue_mask
+from bcgan.slides.tissue import estimate_background, fill_unscanned, tissue_mask
 
 MIN_SPACING_PX = 16  # that the tiles of a slide span at least
 MAX_SIZE_RATIO = 1.5  # of an image's side to the median side; a larger image is no tile, such as an overview
@@ -303,6 +303,7 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
     """
     paths, tiles = list(files.tiles), list(files.tiles.values())
     background = _estimate_background(tiles) if tiles else None
+    tiles = [tile._replace(pixels=fill_unscanned(tile.pixels, background)) for tile in tiles]
     is_small = [min(tile.pixels.shape[:2]) < size for tile in tiles]
     completed, covered = complete_tiles(tiles, size) if any(is_small) else (None, None)
     parts: list[_Part] = []

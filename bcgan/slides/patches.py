@@ -104,7 +104,15 @@ def cut_patches(
 
 
 def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: Mpp | None = None) -> np.ndarray:
-    """Read an image that is one patch, with or without tissue; uint8, (size, size, 3).
+    """Read an image that is one patch; uint8, (size, size, 3). Arguments and errors as of `read_one_patch`."""
+    return read_one_patch(source, model, mpp).patches[0]
+
+
+def read_one_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: Mpp | None = None) -> PatchGrid:
+    """Read an image that is one patch as `cut_patches` does, with or without tissue.
+
+    Args:
+        model, mpp: As `cut_patches` takes them.
 
     Raises:
         ValueError, OSError: If it is larger than a patch or cannot be read.
@@ -117,10 +125,7 @@ def read_patch(source: ImageFile | Path | str | bytes, model: ModelScale, mpp: M
                 f"{image.name} has {image.size[0]}x{image.size[1]} pixels, and a patch {width}x{height}. Check its "
                 "microns per pixel, cut it, or use bcgan predict"
             )
-        _check_patch_size(image, scale, model.size)
-        pixels = read_at_scale(image, scale)
-    top, left = ((side - model.size) // 2 for side in pixels.shape[:2])
-    return pixels[top : top + model.size, left : left + model.size]
+        return cut_patches(image, model, mpp, min_tissue=0.0)
 
 
 def _scaled_size(image: SlideImage, scale: Scale) -> tuple[int, int]:

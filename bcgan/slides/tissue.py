@@ -72,11 +72,13 @@ def tissue_mask(image: np.ndarray, background: np.ndarray | None = None) -> np.n
     return mask
 
 
-def fill_unscanned(image: np.ndarray) -> np.ndarray:
+def fill_unscanned(image: np.ndarray, background: np.ndarray | None = None) -> np.ndarray:
     """Fill areas that were not scanned, which some formats leave black, with the color of empty glass.
 
     Args:
         image: uint8 RGB, (height, width, 3).
+        background: float, (3,). Color of the slide's empty glass, if the image is a part of it. Defaults to
+            `estimate_background` of the image, which is left as it is if all of it is black.
 
     Returns:
         The filled image: `image` itself, or a copy if it is read-only.
@@ -85,9 +87,10 @@ def fill_unscanned(image: np.ndarray) -> np.ndarray:
     if dark.any():  # only large areas: small dark spots are tissue or ink
         kernel = np.ones((UNSCANNED_PX, UNSCANNED_PX), np.uint8)
         areas = cv2.morphologyEx(dark, cv2.MORPH_OPEN, kernel, borderType=cv2.BORDER_REPLICATE).astype(bool)
-        if areas.any() and not areas.all():
+        if areas.any() and (background is not None or not areas.all()):
             image = image if image.flags.writeable else image.copy()
-            image[areas] = np.rint(estimate_background(image)).astype(np.uint8)
+            color = estimate_background(image) if background is None else background
+            image[areas] = np.rint(color).astype(np.uint8)
     return image
 
 

@@ -31,6 +31,11 @@ def test_the_folder_is_a_model_with_metadata_and_an_example(model, patches, tmp_
     text = (out / "README.md").read_text("utf-8")
     assert "A patch is benign up to" in text and " and malignant from " in text
     assert all(f"| {group} |" in text for group in model.card.metrics)
+    # The metrics are at one threshold each, without a range that has no label.
+    limits = (model.card.thresholds, model.card.spatial_context_thresholds)
+    alone, among = (f"{limit.limits[1]:.4f}" for limit in limits)
+    words = f"called malignant from {alone} on, with neighbouring patches from {among} on, also in the range without"
+    assert words in " ".join(text.split())
 
 
 def test_figures_of_other_networks_are_not_given_as_those_of_the_files(model, tmp_path):

@@ -56,9 +56,9 @@ def test_a_slide_is_tiled_at_the_scale_that_is_given(client, tmp_path):
 def test_a_patch_of_a_large_image_is_explained(client, model, tmp_path, monkeypatch):
     draw, drawn = serve.maps.draw_explanation, []
 
-    def drawing(target, title, patch, model):
+    def drawing(target, title, patch, *arguments):
         drawn.append(patch)
-        draw(target, title, patch, model)
+        draw(target, title, patch, *arguments)
 
     monkeypatch.setattr(serve.maps, "draw_explanation", drawing)
     write_png(tmp_path / "slide.png", np.random.default_rng(0).integers(90, 200, (200, 300, 3), dtype=np.uint8))
