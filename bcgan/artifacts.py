@@ -24,7 +24,7 @@ CHANGED = "its settings, its inputs or bcgan changed"  # why an artifact is stal
 STATE = "unfinished.json"  # in a partial folder: key, commit, seconds of earlier attempts
 # Numbers of what stages and commands compute. Raise one when the same settings and inputs give other outputs: it then
 # runs again in existing runs, and reuses its cached trainings and predictions.
-DEFINITIONS = {"preprocess": 1, "evaluate": 1, "ablation": 1, "cross_validation": 1, "learning_curve": 1}
+DEFINITIONS = {"preprocess": 1, "evaluate": 2, "ablation": 1, "cross_validation": 1, "learning_curve": 1}
 DEFINITIONS |= {"release": 1, "tune": 1}  # of commands, which write it into their results
 CACHE = "cache"
 PARTIAL = ".partial"
