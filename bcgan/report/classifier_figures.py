@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 
 from bcgan.classifiers import CLASSIFIERS
 from bcgan.evaluate.intervals import format_estimate
-from bcgan.evaluate.metrics import call, operating_points
+from bcgan.evaluate.metrics import call
 from bcgan.report import tables
 from bcgan.report.run import Run
 from bcgan.report.style import (
@@ -81,7 +81,7 @@ def confusion(run: Run) -> ReportFigure:
     figure, grid = panel_grid(len(panels), num_columns, side * num_columns + 0.5, side + 0.55)
     rows = []
     for axes, (name, rule) in zip(grid.flat, panels, strict=False):
-        thresholds = None if run.is_multiclass else _thresholds_by_seed(run, name, rule)
+        thresholds = None if run.is_multiclass else run.thresholds_by_seed(name, rule)
         counts = _mean_confusion(run, name, test, thresholds)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # 0 of a class without a test patch
         _draw_confusion_matrix(axes, run.class_texts, counts, shares, has_row_labels=axes in grid[:, 0])
@@ -159,20 +159,6 @@ def _draw_confusion_matrix(
         axes.tick_params(axis="y", rotation=0, labelsize=8)
     axes.set_xlabel("Called")
     axes.tick_params(length=0)
-
-
-def _thresholds_by_seed(run: Run, name: str, rule: str) -> dict[int, float]:
-    """Return {seed: threshold} that a rule selects on the validation patients for each training of a classifier.
-
-    Args:
-        rule: What the threshold is best for: `youden`, `sensitivity_95`, `f1` or `accuracy`.
-    """
-    validation = run.probabilities[run.probabilities["role"] == "validation"]
-    labels = validation["label"].to_numpy()
-    return {
-        seed: operating_points(labels, scores)[rule]
-        for seed, scores in run.probabilities_by_seed(name, validation).items()
-    }
 
 
 def comparisons(run: Run) -> ReportFigure:

@@ -22,7 +22,7 @@ PROBABILITY_DECIMALS = 3  # in patches.csv
 MAX_SLIDE_PATCHES = 20_000  # of all slides in the page together; with more, the last slides are left out of it
 MAX_SLIDE_VALUES = 40_000  # probabilities of slides in the page; with more, fewer classifiers are in it
 MAX_PATCHES_BYTES = 1_200_000  # of patches.csv; with more, only the first classifiers are in it
-SCALE = 65_535  # of shares and probabilities that are stored as 16 bits
+SCALE = 65_535  # of probabilities that are stored as 16 bits
 
 
 def page_data(run: Run, frames: dict[str, Frame]) -> dict[str, Any]:
@@ -50,35 +50,57 @@ def _by_threshold(run: Run, name: str) -> dict[str, Any]:
     """Return a classifier's numbers on test patches at each step of the threshold's slider, for two classes.
 
     Returns:
-        sensitivity, specificity, calibrated: At THRESHOLD_STEPS + 1 thresholds from 0 to 1, encoded by `_encode`. Means
-            over the seeds; calibrated is the threshold after calibration.
-        marks: A dict for each rule: rule, title, threshold, and the metrics at it. Each seed has its own threshold
-            there, as in results.json.
+        sensitivity, specificity, calibrated, benefit: `_at_thresholds` of THRESHOLD_STEPS + 1 thresholds from 0 to 1,
+            encoded by `_encode_floats`.
+        marks: A dict for each rule: rule, title, threshold, the metrics at it, calibrated and benefit (`None` if it is
+            not defined). Each seed has its own threshold there, as in results.json.
     """
-    test = run.test_predictions
+    steps, seeds, marks = np.arange(THRESHOLD_STEPS + 1) / THRESHOLD_STEPS, run.seeds(name), []
+    for rule, title in tables.RULES.items():
+        thresholds = {seed: np.array([threshold]) for seed, threshold in run.thresholds_by_seed(name, rule).items()}
+        at_rule = _at_thresholds(run, name, thresholds)
+        calibrated, benefit = at_rule["calibrated"].item(), at_rule["benefit"].item()
+        marks.append({
+            "rule": rule, "title": title, **run.metrics[name]["operating_points"][rule], "calibrated": calibrated,
+            "benefit": benefit if np.isfinite(benefit) else None,
+        })  # fmt: skip
+    curves = _at_thresholds(run, name, dict.fromkeys(seeds, steps))
+    return {metric: _encode_floats(values) for metric, values in curves.items()} | {"marks": marks}
+
+
+def _at_thresholds(run: Run, name: str, thresholds: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what a classifier gives at n thresholds on test patches, means over the seeds, (n,) each.
+
+    Args:
+        thresholds: {seed: thresholds of that training, (n,)}.
+
+    Returns:
+        sensitivity, specificity, calibrated (the threshold after calibration) and benefit (the net benefit at it, as in
+        the decision curve; not finite where a training calibrates the threshold to 1).
+    """
+    test, rows = run.test_predictions, []
     is_second = test["label"].to_numpy() == 1
-    steps = np.arange(THRESHOLD_STEPS + 1) / THRESHOLD_STEPS
-    calibrations = [Calibration(**fitted) for fitted in run.metrics[name]["calibration"].values()]
-    shares = []
-    for scores in run.probabilities_by_seed(name, test).values():
-        # How many patches of each class have a probability below each step.
-        below = [np.searchsorted(np.sort(scores[mask]), steps, side="left") for mask in (is_second, ~is_second)]
-        totals = [max(mask.sum(), 1) for mask in (is_second, ~is_second)]
-        shares.append([1 - below[0] / totals[0], below[1] / totals[1]])
-    sensitivity, specificity = np.mean(shares, axis=0)
-    return {
-        "sensitivity": _encode(sensitivity), "specificity": _encode(specificity),
-        "calibrated": _encode(np.mean([apply(fitted, steps) for fitted in calibrations], axis=0)),
-        "marks": [
-            {"rule": rule, "title": title, **run.metrics[name]["operating_points"][rule]}
-            for rule, title in tables.RULES.items()
-        ],
-    }  # fmt: skip
+    share = is_second.mean()
+    for seed, scores in run.probabilities_by_seed(name, test).items():
+        # How many patches of each class have a probability below each threshold.
+        below = [np.searchsorted(np.sort(scores[mask]), thresholds[seed]) for mask in (is_second, ~is_second)]
+        sensitivity, specificity = 1 - below[0] / max(is_second.sum(), 1), below[1] / max((~is_second).sum(), 1)
+        calibrated = apply(Calibration(**run.metrics[name]["calibration"][str(seed)]), thresholds[seed])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            benefit = share * sensitivity - (1 - share) * (1 - specificity) * calibrated / (1 - calibrated)
+        rows.append((sensitivity, specificity, calibrated, benefit))
+    return dict(zip(("sensitivity", "specificity", "calibrated", "benefit"), np.mean(rows, axis=0), strict=True))
 
 
-def _encode(shares: np.ndarray) -> str:
+def _encode_floats(values: np.ndarray) -> str:
+    """Return numbers as base64 of little-endian 32-bit floats: shares of many patches stay whole patches."""
+    with np.errstate(over="ignore"):
+        return base64.b64encode(np.asarray(values).astype("<f4").tobytes()).decode()
+
+
+def _encode(probabilities: np.ndarray) -> str:
     """Return numbers in [0, 1] as base64 of little-endian unsigned 16-bit integers."""
-    return base64.b64encode(np.round(np.asarray(shares) * SCALE).astype("<u2").tobytes()).decode()
+    return base64.b64encode(np.round(np.asarray(probabilities) * SCALE).astype("<u2").tobytes()).decode()
 
 
 def _encode_labels(labels: np.ndarray) -> str:

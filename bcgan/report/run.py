@@ -13,7 +13,7 @@ from bcgan.classifiers import with_simclr
 from bcgan.classify.calibration import Calibration, apply
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
 from bcgan.evaluate.intervals import MIN_PATIENTS
-from bcgan.evaluate.metrics import call
+from bcgan.evaluate.metrics import call, operating_points
 from bcgan.experiment import Experiment
 from bcgan.gan.quality_filter import probabilities_of
 from bcgan.gan.watch import layout_correlation
@@ -310,6 +310,20 @@ class Run(NamedTuple):
     def mean_threshold(self, name: str) -> float:
         """Return the probability from which on a classifier calls the second of two classes, mean over the seeds."""
         return float(np.mean(list(self.metrics[name]["thresholds"].values())))
+
+    def thresholds_by_seed(self, name: str, rule: str) -> dict[int, float]:
+        """Return {seed: threshold} that a rule selects on the validation patients for each training of a classifier.
+
+        Args:
+            name: Of the classifier, of two classes.
+            rule: What the threshold is best for: `youden`, `sensitivity_95`, `f1` or `accuracy`.
+        """
+        validation = self.probabilities[self.probabilities["role"] == "validation"]
+        labels = validation["label"].to_numpy()
+        return {
+            seed: operating_points(labels, scores)[rule]
+            for seed, scores in self.probabilities_by_seed(name, validation).items()
+        }
 
     def seeds_text(self, name: str | None = None) -> str:
         """Return a classifier's number of seeds, such as `3 seeds`.

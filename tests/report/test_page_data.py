@@ -9,12 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bcgan.classify.calibration import Calibration, apply
+from bcgan.evaluate.metrics import operating_points
 from bcgan.report import gan_tables, inline_svg, page_context, page_data, slide_figures, tables
 from bcgan.report.style import Frame
+from tests.report.multiclass import measure
 
 
 def decoded(text):
     return np.frombuffer(base64.b64decode(text), "<u2") / page_data.SCALE
+
+
+def decoded_floats(text):
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+@pytest.fixture(scope="module")
+def trained_twice(tiny_run):
+    """The run with a second training of the proposed classifier, whose thresholds and calibration are others."""
+    rng, name = np.random.default_rng(0), tiny_run.classifier_names[0]
+    labels = tiny_run.probabilities["label"].to_numpy()
+    scores = np.clip(0.2 + 0.1 * labels + rng.normal(0, 0.1, len(labels)), 0.01, 0.99)
+    probabilities = tiny_run.probabilities.assign(**{f"{name}-seed7": scores})
+    return tiny_run._replace(probabilities=probabilities, metrics=measure(tiny_run.experiment, probabilities))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +48,55 @@ def test_the_sliders_curves_are_the_shares_at_each_threshold(run, test_rows, con
             ]
             for metric, label in (("sensitivity", 1), ("specificity", 0)):
                 expected = np.mean([np.mean(seed_calls[test_rows["label"] == label] == label) for seed_calls in called])
-                assert decoded(curves[metric])[step] == pytest.approx(expected, abs=1e-4), (name, step, metric)
+                assert decoded_floats(curves[metric])[step] == pytest.approx(expected, abs=1e-6), (name, step, metric)
+
+
+def net_benefit(run, name, thresholds):
+    """The mean over the trainings, each at its own threshold before calibration, and that threshold calibrated."""
+    test = run.test_predictions
+    is_second, values = test["label"].to_numpy() == 1, []
+    for seed, scores in run.probabilities_by_seed(name, test).items():
+        fitted = Calibration(**run.metrics[name]["calibration"][str(seed)])
+        (calibrated,) = apply(fitted, np.array([thresholds[seed]]))
+        called = scores >= thresholds[seed]
+        gain, cost = np.mean(called & is_second), np.mean(called & ~is_second)
+        values.append((gain - cost * calibrated / (1 - calibrated), calibrated))
+    return np.mean(values, axis=0)
+
+
+@pytest.mark.parametrize("trainings", [1, 2])
+def test_the_net_benefit_is_that_of_the_calls_at_each_mark_and_step(run, trained_twice, trainings):
+    changed = {1: run, 2: trained_twice}[trainings]
+    name, steps = changed.classifier_names[0], page_data.THRESHOLD_STEPS
+    curves = page_data._by_threshold(changed, name)
+    validation = changed.probabilities[changed.probabilities["role"] == "validation"]
+    scores = changed.probabilities_by_seed(name, validation)
+    assert len(scores) == trainings
+    for mark in curves["marks"]:
+        selected = {
+            seed: operating_points(validation["label"], values)[mark["rule"]] for seed, values in scores.items()
+        }
+        assert mark["threshold"] == pytest.approx(np.mean(list(selected.values())))
+        benefit, calibrated = net_benefit(changed, name, selected)
+        assert (mark["benefit"], mark["calibrated"]) == pytest.approx((benefit, calibrated), abs=1e-12)
+    for step in (0, 137, 250, 365):
+        benefit, calibrated = net_benefit(changed, name, dict.fromkeys(scores, step / steps))
+        assert decoded_floats(curves["benefit"])[step] == pytest.approx(benefit, rel=1e-5, abs=1e-6, nan_ok=True)
+        assert decoded_floats(curves["calibrated"])[step] == pytest.approx(calibrated, abs=1e-6)
+
+
+def test_a_threshold_that_is_calibrated_to_1_has_no_net_benefit(run):
+    name = run.classifier_names[0]
+    saturated = {seed: {"temperature": 0.01, "shift": 0.0} for seed in run.metrics[name]["calibration"]}
+    metrics = run.metrics | {name: run.metrics[name] | {"calibration": saturated}}
+    curves = page_data._by_threshold(run._replace(metrics=metrics), name)
+    assert not np.isfinite(decoded_floats(curves["benefit"])[-1]) and np.isfinite(decoded_floats(curves["benefit"])[0])
+    json.dumps(curves, allow_nan=False)
+
+
+def test_shares_of_many_patches_are_whole_patches():
+    counts = np.array([1, 4_999, 123_457, 199_999])
+    np.testing.assert_allclose(decoded_floats(page_data._encode_floats(counts / 200_000)) * 200_000, counts, atol=0.04)
 
 
 def test_the_marks_are_those_of_the_results(run, content):
@@ -124,15 +189,12 @@ def test_the_circle_of_the_decision_curves_is_on_them(run, content):
 
     numbers, name = classifier_curves.decision_curve(run).numbers, run.classifier_names[0]
     curve = numbers[numbers["classifier"] == name]
-    curves, counts = content["thresholds"][name], run.role_counts("test")
-    share = counts["positives"] / counts["patches"]
-    calibrated = decoded(curves["calibrated"])
+    curves = content["thresholds"][name]
+    calibrated = decoded_floats(curves["calibrated"])
     step = int(np.argmin(np.abs(calibrated - 0.3)))
-    odds = calibrated[step] / (1 - calibrated[step])
-    benefit = (
-        share * decoded(curves["sensitivity"])[step] - (1 - share) * (1 - decoded(curves["specificity"])[step]) * odds
+    assert decoded_floats(curves["benefit"])[step] == pytest.approx(
+        np.interp(calibrated[step], curve["threshold"], curve["net_benefit"]), abs=0.05
     )
-    assert benefit == pytest.approx(np.interp(calibrated[step], curve["threshold"], curve["net_benefit"]), abs=0.05)
 
 
 def test_a_score_whose_real_patches_are_worse_than_the_worst_case_has_no_bar(run):

@@ -87,6 +87,7 @@ def test_without_scripts_every_figure_and_table_is_there(browser, page_file):
 
 
 def test_at_each_mark_the_numbers_are_those_of_the_results(page, results):
+    marks = json.loads(page.locator("#page-data").text_content())["thresholds"]
     for name in results["classifiers"]:
         page.locator("#explorer-model").select_option(name)
         points = results["classifiers"][name]["operating_points"]
@@ -95,6 +96,9 @@ def test_at_each_mark_the_numbers_are_those_of_the_results(page, results):
             for metric in ("sensitivity", "specificity", "accuracy"):
                 assert number(page, metric) == f"{point[metric]:.3f}", (name, rule, metric)
             assert number(page, "value") == f"{point['threshold']:.3f}"
+            (mark,) = (one for one in marks[name]["marks"] if one["rule"] == rule)
+            benefit = mark["benefit"]
+            assert number(page, "benefit") == ("not defined" if benefit is None else f"{benefit:.3f}")
             assert "chosen on validation patients" in number(page, "rule")
             assert page.locator("#explorer-marks button[aria-pressed=true]").get_attribute("value") == rule
 

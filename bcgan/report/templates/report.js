@@ -13,6 +13,12 @@
     return Float64Array.from({ length: bytes.length / 2 }, (_, index) => view.getUint16(2 * index, true) / SCALE);
   }
 
+  function decodeFloats(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    return Float64Array.from({ length: bytes.length / 4 }, (_, index) => view.getFloat32(4 * index, true));
+  }
+
   function decodeLabels(text) {
     return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   }
@@ -105,14 +111,12 @@
     prevalence.value = (100 * positives / patches).toFixed(1);
     let curves = null, isOwnShare = false;
 
-    const show = (threshold, sensitivity, specificity, mark) => {
+    const show = ({ threshold, sensitivity, specificity, calibrated, benefit }, mark) => {
       const found = positives * sensitivity, spared = negatives * specificity;
       const alarms = negatives - spared, missed = positives - found;
       const given = prevalence.value === "" ? NaN : Number(prevalence.value) / 100;
       const rate = isOwnShare ? given : positives / patches, isShare = rate >= 0 && rate <= 1;
       const positive = rate * sensitivity, wrong = (1 - rate) * (1 - specificity), calledPositive = found + alarms;
-      const calibrated = curves.calibrated[Math.round(threshold * STEPS)];
-      const benefit = calibrated < 1 ? found / patches - alarms / patches * calibrated / (1 - calibrated) : NaN;
       const values = {
         value: share(threshold), sensitivity: share(sensitivity), specificity: share(specificity),
         accuracy: share(mark ? mark.accuracy : (found + spared) / patches),
@@ -128,7 +132,7 @@
       for (const [name, text] of Object.entries(values)) byId(`explorer-${name}`).textContent = text;
       setters.roc(1 - specificity, sensitivity);
       setters.precision_recall(sensitivity, calledPositive > 0 ? found / calledPositive : NaN);
-      setters.decision_curve(calibrated, benefit);
+      setters.decision_curve(calibrated, benefit ?? NaN);
       all("button", marks).forEach((button) => button.setAttribute("aria-pressed", String(Boolean(mark) && button.value === mark.rule)));
     };
     let redraw = () => {};
@@ -136,17 +140,17 @@
       redraw = () => {
         const step = Number(slider.value);
         const mark = data.thresholds[model.value].marks.find((one) => Math.round(one.threshold * STEPS) === step);
-        if (mark) show(mark.threshold, mark.sensitivity, mark.specificity, mark);
-        else show(step / STEPS, curves.sensitivity[step], curves.specificity[step], null);
+        const atStep = Object.entries(curves).map(([name, values]) => [name, values[step]]);
+        show(mark || { threshold: step / STEPS, ...Object.fromEntries(atStep) }, mark);
       };
       redraw();
     };
     const choose = () => {
       const chosen = data.thresholds[model.value];
-      curves = Object.fromEntries(["sensitivity", "specificity", "calibrated"].map((name) => [name, decode(chosen[name])]));
+      curves = Object.fromEntries(["sensitivity", "specificity", "calibrated", "benefit"].map((name) => [name, decodeFloats(chosen[name])]));
       const useMark = (mark) => {
         slider.value = Math.round(mark.threshold * STEPS);
-        redraw = () => show(mark.threshold, mark.sensitivity, mark.specificity, mark);
+        redraw = () => show(mark, mark);
         redraw();
       };
       marks.replaceChildren(...chosen.marks.map((mark) => {
