@@ -141,7 +141,7 @@ def _slides(run: Run) -> list[dict[str, Any]]:
             "thresholds": {} if run.is_multiclass else {
                 name: run.mean_threshold(name) for name in names
             },
-            "micronsPerCell": None if mpp is None else mpp * patch_px,
+            "micronsPerCell": None if mpp is None else mpp * slide.cell_px,
         })  # fmt: skip
     return slides
 

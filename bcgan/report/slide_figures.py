@@ -16,6 +16,7 @@ from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, SHORT_NAMES, Report
 
 MAX_SLIDES = 4
 SLIDE_WIDTH_IN = 2.5
+MAX_ENLARGEMENT = 16  # by how much more cells patches that overlap may take
 MIN_CLASS_SHARE = 0.1  # of all classes but the most frequent one, in a slide that is shown
 THUMBNAIL_PATCH_PX = 8  # side of a patch in the picture of the tissue; enough for the printed size of a slide
 TEST_ROLES = ("test", "test_other")
@@ -28,7 +29,8 @@ class SlidePatches(NamedTuple):
 
     patient: str
     table: pd.DataFrame  # rows of the run's `probabilities`
-    cells: np.ndarray  # integers, (n, 2): column and row of each patch, in patches from the top left one
+    cells: np.ndarray  # integers, (n, 2): column and row of each patch, from the top left one
+    cell_px: int  # side of a cell: that of a patch, or less if patches overlap
 
 
 def select_slides(run: Run) -> list[tuple[str, str]]:
@@ -120,9 +122,10 @@ def overview(run: Run) -> ReportFigure:
         if run.is_multiclass
         else f"Blue: {first}; orange: {last}; grey: at the threshold"
     )
+    shown = "as called" if run.is_multiclass else "probabilities"
     caption = (
         f"Slide of {role} patient {slide.patient}, {len(slide.table):,} patches: as annotated, and "
-        f"probabilities by {CLASSIFIER_NAMES[name]}. {colors}; white was not read."
+        f"{shown} by {CLASSIFIER_NAMES[name]}. {colors}; white was not read.{_overlap_text([slide], patch_px)}"
     )
     numbers = pd.DataFrame({
         "x": slide.table["x"], "y": slide.table["y"], "label": slide.table["label"], "predicted": predicted,
@@ -137,9 +140,47 @@ def load_slides(run: Run, patch_px: int) -> list[SlidePatches]:
     slides = []
     for patient, name in select_slides(run):
         table = held_out[(held_out["patient"] == patient) & (names == name)]
-        offsets = table[["x", "y"]] - table[["x", "y"]].min()
-        slides.append(SlidePatches(patient, table, (offsets / patch_px).round().astype(int).to_numpy()))
+        offsets = (table[["x", "y"]] - table[["x", "y"]].min()).to_numpy()
+        slides.append(SlidePatches(patient, table, *_place(offsets, patch_px)))
     return slides
+
+
+def _place(offsets: np.ndarray, patch_px: int) -> tuple[np.ndarray, int]:
+    """Return a column and row for each patch, (n, 2), and the side of a cell, pixels.
+
+    Patches overlap if the last column and row end at the slide's edge, or if they were cut with a stride below their
+    side. They lie side by side then, in cells of the stride. Coordinates without a grid, which would take more than
+    MAX_ENLARGEMENT times as many cells, are rounded to patches: some of them share a cell.
+
+    Args:
+        offsets: integers, (n, 2). Coordinates from the top left patch, pixels.
+        patch_px: Side of a patch.
+    """
+    rounded = np.round(offsets / patch_px).astype(int)
+    if len(np.unique(rounded, axis=0)) == len(np.unique(offsets, axis=0)):
+        return rounded, patch_px
+    values_by_axis = [np.unique(offsets[:, axis]) for axis in (0, 1)]
+    steps, counts = np.unique(np.concatenate([np.diff(values) for values in values_by_axis]), return_counts=True)
+    stride = min(patch_px, int(steps[counts == counts.max()][-1]))
+    cells = np.stack([
+        # Of each column, at its place but at least one after the column before.
+        (np.maximum.accumulate(np.round(values / stride) - np.arange(len(values))) + np.arange(len(values)))[
+            np.searchsorted(values, offsets[:, axis])
+        ] for axis, values in enumerate(values_by_axis)
+    ], axis=1).astype(int)  # fmt: skip
+    if np.prod(cells.max(0) + 1) > MAX_ENLARGEMENT * np.prod(rounded.max(0) + 1):
+        return rounded, patch_px
+    return cells, stride
+
+
+def _overlap_text(slides: list[SlidePatches], patch_px: int) -> str:
+    """Return for captions how patches that overlap are drawn; empty if there are none."""
+    num_hidden = sum(len(slide.cells) - len(np.unique(slide.cells, axis=0)) for slide in slides)
+    if num_hidden:
+        return f" {num_hidden:,} patches lie where a later one is drawn."
+    places = [(slide.table[["x", "y"]] - slide.table[["x", "y"]].min()) / patch_px for slide in slides]
+    is_moved = any((place.round() != slide.cells).any(axis=None) for place, slide in zip(places, slides, strict=True))
+    return " Patches that overlap lie side by side." * is_moved
 
 
 def _draw_slide(
@@ -205,7 +246,8 @@ def _maps_caption(run: Run, slides: list[SlidePatches], patch_px: int, classifie
     caption = (
         f"Slides of {len(slides)} held-out patients, {num_patches:,} patches: of test patients first, and of each "
         f"group the slides with the most patches, at least {MIN_CLASS_SHARE:.0%} of them {shares}. Each patch "
-        f"is a square of {patch_px} pixels at its place in the slide; white is what was not read.{other_source} "
+        f"is a square of {patch_px} pixels at its place in the slide; white is what was not "
+        f"read.{_overlap_text(slides, patch_px)}{other_source} "
         f"{tissue}{colors} Wrong: what is called wrongly, in the colour of its annotation; what is "
         "called rightly is grey."
     )
