@@ -95,7 +95,7 @@ def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.nda
     """
     with np.load(folder / "synthetic.npz") as saved:
         images, labels, accepted = saved["images"], saved["labels"], saved["accepted"]
-    if accepted_only and np.bincount(labels[accepted], minlength=count_classes(labels)).min() >= MIN_SYNTHETIC:
+    if accepted_only and are_enough(labels, accepted):
         images, labels = images[accepted], labels[accepted]
     elif accepted_only:
         progress.log.warning(
@@ -103,6 +103,16 @@ def load_synthetic(folder: Path, size: int, accepted_only: bool) -> tuple[np.nda
             "for longer (gan.steps).", folder, MIN_SYNTHETIC,
         )  # fmt: skip
     return resize_patches(images, size), labels
+
+
+def are_enough(labels: np.ndarray, accepted: np.ndarray) -> bool:
+    """Return whether the quality filter accepted at least MIN_SYNTHETIC synthetic patches of each class.
+
+    Args:
+        labels: integers, (n,).
+        accepted: bool, (n,).
+    """
+    return bool(np.bincount(labels[accepted], minlength=count_classes(labels)).min() >= MIN_SYNTHETIC)
 
 
 def build(experiment: Experiment, folder: Path) -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 
 from bcgan.report.finding import all_cautions
+from bcgan.report.gan_tables import unused_filter_text
 from bcgan.report.run import Run
+from bcgan.report.stage_tables import learning_curve_fallback_text
 from bcgan.report.style import CLASSIFIER_NAMES
 from bcgan.report.wording import join_words
 
@@ -26,6 +28,8 @@ def list_alerts(run: Run) -> list[str]:
         (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs_text(run)}."),
         (True, _kid_text(run)),
+        (unused_filter_text(run), unused_filter_text(run)),
+        (learning_curve_fallback_text(run), learning_curve_fallback_text(run)),
         (_mode_collapse_text(run), _mode_collapse_text(run)),
         (_weak_translation_text(run), _weak_translation_text(run)),
         (unlabelled, f"Unlisted patients: {unlabelled} were trained on their images, not their labels."),

@@ -8,9 +8,10 @@ from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.data import microns_per_pixel
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import slide_figures
+from bcgan.report.gan_tables import trained_on_rejected
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, METRIC_NAMES, ROLE_NAMES
-from bcgan.report.wording import join_words
+from bcgan.report.wording import join_words, percent
 from bcgan.settings import Classify
 
 UNKNOWN = "Unknown"
@@ -107,7 +108,9 @@ def model_card(run: Run) -> pd.DataFrame:
         "Task": f"One patch of {settings.crop_size or run.experiment.data.size} pixels to {output}",
         "Intended use": "Research. Not for diagnosis, nor for any decision about a patient",
         "Trained on": run.role_summary("train"),
-        "Training": _training_text(settings, name),
+        "Training": _training_text(settings, name) + (
+            "; the quality filter was not used, rejected patches too" if name in trained_on_rejected(run) else ""
+        ),
         "Chosen by": f"Validation ROC AUC ({run.role_summary('validation')}); {chosen_call}",
         **{f"{METRIC_NAMES[metric]}, test patients": format_estimate(sets["test"][metric]) for metric in METRICS},
         "Other patients": "; ".join(
@@ -131,7 +134,7 @@ def _training_text(settings: Classify, name: str) -> str:
         )
     return (
         f"{model.epochs} epochs, batches of {settings.batch_size}, {settings.optimizer} at {model.learning_rate:g}, "
-        f"loss {settings.loss.replace('_', ' ')}; {model.synthetic_fraction:.0%} of each batch synthetic"
+        f"loss {settings.loss.replace('_', ' ')}; {percent(model.synthetic_fraction)} of each batch synthetic"
         + ("; the head reads several depths, and starts from a logistic regression" if model.multi_depth else "")
         + balance
     )
@@ -151,7 +154,7 @@ def claim(run: Run) -> pd.DataFrame:
     explained = ", ".join(EXPLANATIONS[name] for name in EXPLANATIONS if name in (run.explanations or {}))
     subset = ""
     if data.subsample_fraction:
-        subset = f", {data.subsample_fraction:.0%} of each patient's patches of each class"
+        subset = f", {percent(data.subsample_fraction)} of each patient's patches of each class"
     elif data.max_patches_per_class:
         subset = f", at most {data.max_patches_per_class} of each patient and class"
     macro = (

@@ -25,7 +25,7 @@ from bcgan.report.style import (
     format_signed,
     panel_grid,
 )
-from bcgan.report.wording import count_text, format_mean_count, join_words
+from bcgan.report.wording import count_text, format_mean_count, join_words, percent
 
 YOUDEN, MOST_PROBABLE = "youden", "most_probable"
 MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
@@ -264,7 +264,7 @@ def ablation(run: Run) -> ReportFigure:
         f"{count_text(run.ablation['epochs'], 'epoch')}, {count_text(baseline['seeds'], 'seed')}{exceptions}: "
         "difference from the same training as it is (ROC AUC "
         f"{format_estimate(baseline['figures']['roc_auc'])}), right of the line: better. "
-        f"{run.role_summary('validation')}; {run.experiment.evaluate.confidence_level:.0%} intervals by a "
+        f"{run.role_summary('validation')}; {percent(run.experiment.evaluate.confidence_level)} intervals by a "
         f"bootstrap of patients{widened}, the same for both.{by_chance} The epoch and the "
         "thresholds of each training come from the same patients."
     )

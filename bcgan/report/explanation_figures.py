@@ -24,7 +24,7 @@ from bcgan.report.style import (
     show_patch,
     text_color,
 )
-from bcgan.report.wording import MAX_LISTED_CLASSES, join_words
+from bcgan.report.wording import MAX_LISTED_CLASSES, join_words, percent
 
 METHODS = {
     "grad_cam": "Grad-CAM", "integrated_gradients": "Integrated\ngradients", "occlusion": "Occlusion",
@@ -217,7 +217,7 @@ def tests(run: Run) -> ReportFigure:
         if gains else ""
     )  # fmt: skip
     calls = f", {class_noun(explained)} or the rest," if run.is_multiclass else ""
-    interval_note = f", with {run.experiment.evaluate.confidence_level:.0%} intervals by patient bootstrap"
+    interval_note = f", with {percent(run.experiment.evaluate.confidence_level)} intervals by patient bootstrap"
     interval_note = interval_note if results["patients"] >= MIN_PATIENTS else ""
     caption = (
         f"Can the maps be believed? {results['patches']} test patches of {results['patients']} patients: the mean "

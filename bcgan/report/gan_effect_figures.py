@@ -17,6 +17,7 @@ from bcgan.report.style import (
     ReportFigure,
     draw_estimate,
 )
+from bcgan.report.wording import percent
 
 PROBE_NAMES = {
     "colour_and_texture": "Colour and texture statistics", "untrained_discriminator": "Untrained discriminator",
@@ -89,7 +90,7 @@ def learning_curve(run: Run) -> ReportFigure:
             values = arm_differences[arm_differences["metric"] == "balanced_accuracy"]
             _draw_error_bars(gains, x, values, ARM_COLORS[arm], None)
     patients = [int(table.loc[table["train_fraction"] == share, "patients"].iloc[0]) for share in shares]
-    tick_labels = [f"{share:.0%}\n({count})" for share, count in zip(shares, patients, strict=True)]
+    tick_labels = [f"{percent(share)}\n({count})" for share, count in zip(shares, patients, strict=True)]
     for axes in (levels, gains):
         axes.set_xticks(range(len(shares)), tick_labels)
         axes.set_xlabel("Share (number) of training patients")
@@ -122,7 +123,7 @@ def _added_patches_text(run: Run) -> str:
     projected = " with a projected discriminator on ImageNet features" if has_projected else ""
     return (
         f"; what an arm adds is made from the same patients alone, by a GAN of {settings.gan_steps:,} steps"
-        f"{projected}, and is {settings.synthetic_fraction:.0%} of each batch"
+        f"{projected}, and is {percent(settings.synthetic_fraction)} of each batch"
     )
 
 

@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 
 from bcgan.classes import capitalize
+from bcgan.preprocess import store
 from bcgan.report.run import Run
+from bcgan.report.style import CLASSIFIER_NAMES
+from bcgan.report.wording import join_words
 
 REFERENCES = {
     "real_vs_real_same_patients": "same patients",
@@ -106,6 +109,28 @@ def score_bars(run: Run) -> list[ScoreBar]:
 def _position(value: float, worst: float, real: float) -> float:
     """Return where a value lies between the worst case and real patches, in percent, at most 100 and at least 0."""
     return round(float(np.clip(100 * (value - worst) / (real - worst), 0, 100)), 1)
+
+
+def trained_on_rejected(run: Run) -> list[str]:
+    """Return the classifiers that were trained on all synthetic patches, as too few of a class were accepted."""
+    if store.are_enough(run.synthetic["labels"], run.synthetic["accepted"]):
+        return []
+    models = run.experiment.classify.models
+    return [name for name in run.trained_names if models[name].uses_synthetic and models[name].filter_synthetic]
+
+
+def unused_filter_text(run: Run) -> str:
+    """Return a sentence on the classifiers of `trained_on_rejected`; empty if there are none."""
+    names = [CLASSIFIER_NAMES[name] for name in trained_on_rejected(run)]
+    if not names:
+        return ""
+    labels = run.synthetic["labels"]
+    counts = np.bincount(labels[run.synthetic["accepted"]], minlength=len(run.class_names))
+    accepted = join_words([f"{count:,} {text}" for count, text in zip(counts, run.class_texts, strict=True)])
+    return (
+        f"The quality filter was not used: it accepted {accepted} of {len(labels):,} synthetic patches, fewer than "
+        f"{store.MIN_SYNTHETIC} of a class. All of them trained {join_words(names)}, rejected ones too."
+    )
 
 
 def quality_filter(run: Run) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from bcgan.report import finding, gan_tables, inline_svg, page_data, stage_table
 from bcgan.report.alerts import list_alerts, list_limitations
 from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES
-from bcgan.report.wording import join_words
+from bcgan.report.wording import join_words, percent
 
 COMPARED = (
     "roc_auc", "pr_auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "f1", "brier", "ece_calibrated",
@@ -82,7 +82,10 @@ def template_context(
         **_notes(run),
         "alerts": list_alerts(run),
         "limits": list_limitations(run),
-        "verdict": stage_tables.learning_curve_verdict(run) if run.learning_curve else "",
+        "verdict": (
+            f"{stage_tables.learning_curve_verdict(run)} {stage_tables.learning_curve_fallback_text(run)}".strip()
+            if run.learning_curve else ""
+        ),
         "sections": sections,
         "tables": summary_tables,
         "class_note": CLASS_NOTES.get(run.data_source, ""),
@@ -124,7 +127,7 @@ def _notes(run: Run) -> dict[str, str]:
         "filter_note": (
             "A patch is accepted if the reference CNN, a plain CNN trained on real training patients, gives its class "
             f"a probability of at least {quality.min_confidence}, and its features are as near to the class as "
-            f"those of {quality.distance_quantile:.0%} of the real patches."
+            f"those of {percent(quality.distance_quantile)} of the real patches. {gan_tables.unused_filter_text(run)}"
         ),
         "optimism_note": (
             f"{measured} by cross-validation with patches split at random, and with patients split. "

@@ -279,7 +279,7 @@ class Run(NamedTuple):
         """Return for captions what the test patients' intervals are, or that there are none."""
         if not self.has_intervals:
             return f"no intervals, as there are fewer than {MIN_PATIENTS} test patients"
-        return f"{self.experiment.evaluate.confidence_level:.0%} intervals by {self.bootstrap_note()}"
+        return f"{wording.percent(self.experiment.evaluate.confidence_level)} intervals by {self.bootstrap_note()}"
 
     def is_trained_once(self, name: str) -> bool:
         """Return whether a classifier is, or pools, a network that was trained once.

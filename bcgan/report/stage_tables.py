@@ -9,6 +9,7 @@ from bcgan.evaluate.intervals import format_estimate
 from bcgan.report.run import Run
 from bcgan.report.style import ARM_NAMES, CLASSIFIER_NAMES, METRIC_NAMES, difference_title
 from bcgan.report.tables import CURVE_METRICS, RESULT_METRICS, format_difference, format_differences, format_scores
+from bcgan.report.wording import percent
 
 MAX_TRIALS = 15  # of `bcgan tune` in a table
 OPTIMISM = ("random_split", "patient_split", "split_optimism")
@@ -64,7 +65,7 @@ def learning_curve(run: Run) -> pd.DataFrame:
     """
     rows = {
         (cell["train_fraction"], cell["arm"]): {
-            "Share of patients": f"{cell['train_fraction']:.0%}", "Arm": ARM_NAMES[cell["arm"]],
+            "Share of patients": f"{percent(cell['train_fraction'])}", "Arm": ARM_NAMES[cell["arm"]],
             "Patients": cell["patients"], "Seeds": cell["figures"]["roc_auc"]["seeds"],
             **{METRIC_NAMES[name]: format_estimate(cell["figures"][name]) for name in CURVE_METRICS},
         }
@@ -100,7 +101,7 @@ def learning_curve_verdict(run: Run) -> str:
     differences = [difference for difference in run.learning_curve["differences"] if difference["low"] is not None]
     largest = max(differences, key=lambda difference: difference["value"])
     texts = [
-        f"{ARM_NAMES[difference['arm']]} at {difference['train_fraction']:.0%} of the patients, "
+        f"{ARM_NAMES[difference['arm']]} at {percent(difference['train_fraction'])} of the patients, "
         f"{METRIC_NAMES[difference['metric']]} {format_difference(difference)}"
         for difference in gains or [largest]
     ]
@@ -112,6 +113,19 @@ def learning_curve_verdict(run: Run) -> str:
     return (
         f"No arm is shown to beat classic augmentation: if p is corrected for the number of differences, none of "
         f"{len(differences)} is a gain; the largest is that of {texts[0]}."
+    )
+
+
+def learning_curve_fallback_text(run: Run) -> str:
+    """Return a sentence on trainings of the learning curve without an accepted synthetic patch of a class, or ""."""
+    cells = run.learning_curve["cells"] if run.learning_curve else []
+    counts = {cell["train_fraction"]: cell["num_filter_fallbacks"] for cell in cells if cell["arm"] == "selected"}
+    places = [f"{count} at {percent(fraction)} of the patients" for fraction, count in counts.items() if count]
+    if not places:
+        return ""
+    return (
+        f"Learning curve, {ARM_NAMES['selected']}: in some trainings ({', '.join(places)}) the quality filter accepted "
+        "no synthetic patch of a class; the tenth of them that is nearest to real patches was added there."
     )
 
 

@@ -42,3 +42,8 @@ def metric_names(class_names: Sequence[str]) -> dict[str, str]:
             "ROC AUC, any patch of a class or none" if is_multiclass else f"ROC AUC, any {second} patch or none"
         ),
     }  # fmt: skip
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction of the settings as percent with the digits that it has: `0.5%`, `80%`."""
+    return f"{100 * fraction:g}%"

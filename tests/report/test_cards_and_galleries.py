@@ -6,7 +6,17 @@ import pytest
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
 from bcgan.models.classifier import build_classifier
 from bcgan.models.discriminator import discriminator
-from bcgan.report import cards, data_figures, explanation_figures, gan_figures, page_context, style, tables
+from bcgan.report import (
+    alerts,
+    cards,
+    data_figures,
+    explanation_figures,
+    gan_figures,
+    gan_tables,
+    page_context,
+    style,
+    tables,
+)
 from bcgan.settings import Classifier
 
 
@@ -165,3 +175,35 @@ def test_patches_of_other_slides_are_not_called_the_public_archive(run):
     assert card["Scale"] == "96x96 pixels of 2 microns"
     assert card["Licence"] == cards.UNKNOWN
     assert page_context.DATA_NAMES[tiles.data_source] != page_context.DATA_NAMES[run.data_source]
+
+
+@pytest.mark.parametrize(("num_accepted", "is_used"), [((7, 40), False), ((0, 0), False), ((8, 8), True)])
+def test_a_quality_filter_that_accepted_too_few_patches_is_told(run, num_accepted, is_used):
+    labels, accepted = run.synthetic["labels"], np.zeros(len(run.synthetic["labels"]), bool)
+    for label, count in enumerate(num_accepted):
+        accepted[np.flatnonzero(labels == label)[:count]] = True
+    counts = [int(accepted[labels == label].sum()) for label in (0, 1)]
+    changed = run._replace(synthetic=run.synthetic | {"accepted": accepted})
+    (name,) = (name for name in run.trained_names[:1] if run.experiment.classify.models[name].uses_synthetic)
+    sentence = f"it accepted {counts[0]} benign and {counts[1]} malignant of {len(labels)} synthetic patches"
+    note = page_context._notes(changed)["filter_note"]
+    assert sum(sentence in text for text in alerts.list_alerts(changed)) == (sentence in note) == (not is_used)
+    assert ("filter was not used" in answers(cards.model_card(changed))["Training"]) == (not is_used)
+    model = run.experiment.classify.models[name].replace(filter_synthetic=False)
+    models = dict.fromkeys(run.experiment.classify.models, model)
+    classify = run.experiment.classify.replace(models=models)
+    unfiltered = changed._replace(experiment=run.experiment.replace(classify=classify))
+    assert gan_tables.unused_filter_text(unfiltered) == ""
+
+
+@pytest.mark.parametrize(("fraction", "text"), [(0.005, "0.5%"), (0.29, "29%"), (0.995, "99.5%")])
+def test_fractions_of_the_settings_keep_their_digits(run, fraction, text):
+    experiment = run.experiment
+    quality = experiment.features.quality_filter.replace(distance_quantile=fraction)
+    features = experiment.features.replace(quality_filter=quality)
+    data = experiment.data.replace(subsample_fraction=fraction)
+    changed = run._replace(experiment=experiment.replace(features=features, data=data))
+    assert f"those of {text} of the real patches" in page_context._notes(changed)["filter_note"]
+    assert answers(cards.claim(changed))["Selection of subsets"].endswith(
+        f", {text} of each patient's patches of each class"
+    )

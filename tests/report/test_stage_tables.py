@@ -1,8 +1,10 @@
 """Tables of stages that the run of the tests does not have, from made-up results."""
 
+import pytest
+
 from bcgan.evaluate import metrics
 from bcgan.evaluate.cross_validation import BEST_ACCURACY
-from bcgan.report import classifier_figures, gan_effect_figures, stage_tables, tables
+from bcgan.report import alerts, classifier_figures, gan_effect_figures, stage_tables, tables
 from bcgan.settings import Classifier
 from tests.report.conftest import with_trainings
 
@@ -71,6 +73,22 @@ def test_the_learning_curve_has_a_row_for_each_arm(run):
     table = stage_tables.learning_curve(run._replace(learning_curve={"cells": cells, "differences": [difference]}))
     assert table.fillna("")["Difference in ROC AUC"].tolist() == DIFFERENCE_TEXTS
     assert table["Arm"].tolist() == ["Real + classic", "+ GAN"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [((0, 0), ""), ((2, 0), "(2 at 2.5% of the patients)"), ((2, 1), "(2 at 2.5% of the patients, 1 at 50%")],
+)
+def test_trainings_without_an_accepted_patch_are_told(run, counts, text):
+    cells = [
+        {"train_fraction": fraction, "arm": arm, "num_filter_fallbacks": count if arm == "selected" else 0}
+        for fraction, count in zip((0.025, 0.5), counts, strict=True)
+        for arm in ("classic", "gan", "selected")
+    ]
+    changed = run._replace(learning_curve={"cells": cells})
+    sentence = stage_tables.learning_curve_fallback_text(changed)
+    assert bool(sentence) == bool(text) and text in sentence
+    assert sum("Learning curve, + selected GAN" in alert for alert in alerts.list_alerts(changed)) == bool(text)
 
 
 def test_the_learning_curves_caption_names_what_makes_the_added_patches(run):
