@@ -214,9 +214,9 @@ def training_name(root: Path, log_path: Path) -> str | None:
         return None
     first, *inner_parts = log_path.relative_to(root).parts
     stage = inner_parts[0] if first == "cache" else first.removesuffix(".partial")
-    if log_path.stem != "log":
-        return f"{stage}/{log_path.stem}"
-    return f"{stage}/{inner_parts[1].removesuffix('.partial').rpartition('-')[0]}" if first == "cache" else stage
+    if first == "cache":  # by the artifact's folder: logs of the learning curve's networks have the same file name
+        return f"{stage}/{inner_parts[1].removesuffix('.partial').rpartition('-')[0]}"
+    return stage if log_path.stem == "log" else f"{stage}/{log_path.stem}"
 
 
 def split_line(line: dict[str, Any]) -> tuple[int, dict[str, float]]:

@@ -91,6 +91,12 @@ def test_grids_settings_and_metrics_are_shown(tmp_path):
         ("pretrain/log.jsonl", "pretrain"),
         ("cache/classify/cnn-seed0-abc.partial/cnn-seed0.jsonl", "classify/cnn-seed0"),
         ("cache/learning_curve/gan-0.1-seed0-abc.partial/log.jsonl", "learning_curve/gan-0.1-seed0"),
+        *(
+            (f"cache/learning_curve/{cell}-abc.partial/reference_cnn.jsonl", f"learning_curve/{cell}")
+            for cell in ("0.1-reference_cnn-seed0", "0.1-reference_cnn-seed1", "1-reference_cnn-seed0")
+        ),
+        ("cache/cross_validation/cnn-fold1-abc/cnn-fold1-abc.jsonl", "cross_validation/cnn-fold1"),
+        ("features.partial/reference_cnn.jsonl", "features/reference_cnn"),
         ("../elsewhere/log.jsonl", None),
     ],
 )
