@@ -32,7 +32,7 @@ from bcgan.report.style import (
 from bcgan.report.wording import join_words
 
 COLUMNS = 8
-GALLERY_ID = "sample"  # of patches in the SVG, which the page's filter looks for
+GALLERY_ID = "sample"  # of patches in the SVG: sample-<kind>-<label>-<index>, which the page's filter reads
 ROWS = 4  # of each class, at most: of two classes 64 patches of a kind
 STEPS_SHOWN = 4
 CUMULATIVE_POINTS = 201
@@ -74,12 +74,13 @@ def samples(run: Run) -> ReportFigure:
             for index, (patch, patch_id) in enumerate(zip(patches, ids, strict=True)):
                 row, column = first_row + index // COLUMNS, first_column + index % COLUMNS
                 show_patch(grid[row, column], patch)
-                grid[row, column].set_gid(f"{GALLERY_ID}-{kind}-{name}-{index}")
+                grid[row, column].set_gid(f"{GALLERY_ID}-{kind}-{label}-{index}")
                 rows.append({"kind": kind, "class": name, "row": row, "column": column, "id": patch_id})
             title = f"{capitalize(run.class_texts[label])}, {kind}"
             set_group_title(grid[first_row, first_column], title, run.class_colors[name])
+    counts = [f"{sum(row['kind'] == kind for row in rows):,} {kind}" for kind in kinds]
     caption = (
-        f"{' and '.join(kinds).capitalize()} patches by class, {len(rows) // len(kinds)} of each kind. "
+        f"{' and '.join(kinds).capitalize()} patches by class, {join_words(counts)}. "
         f"{run.gan_training_summary()} Its generator is a moving average. Not selected by hand."
     )
     return ReportFigure(figure, pd.DataFrame(rows), f"{' and '.join(kinds).capitalize()} patches", caption)

@@ -18,6 +18,7 @@ from bcgan.report import (
     tables,
 )
 from bcgan.settings import Classifier
+from tests.report.multiclass import with_classes
 
 
 def answers(table):
@@ -207,3 +208,25 @@ def test_fractions_of_the_settings_keep_their_digits(run, fraction, text):
     assert answers(cards.claim(changed))["Selection of subsets"].endswith(
         f", {text} of each patient's patches of each class"
     )
+
+
+@pytest.mark.parametrize("class_names", [("non-tumor", "tumor"), ("real", "synthetic"), ("0", "1")])
+def test_the_pages_filter_knows_the_patches_by_kind_and_label(run, class_names):
+    """Whatever the classes are called: a name may be a part of another one, or that of a kind."""
+    drawn = gan_figures.samples(with_classes(run, class_names))
+    ids = [axes.get_gid() for axes in drawn.figure.axes if axes.get_gid()]
+    for (kind, name), rows in drawn.numbers.groupby(["kind", "class"]):
+        label = class_names.index(name)
+        assert [f"sample-{kind}-{label}-{index}" in ids for index in range(len(rows))] == [True] * len(rows)
+    assert len(set(ids)) == len(ids) == len(drawn.numbers)
+
+
+@pytest.mark.parametrize("num_synthetic", [3, 10_000])
+def test_the_caption_counts_the_patches_of_each_kind(run, num_synthetic):
+    cut = {name: values[:num_synthetic] for name, values in run.synthetic.items()}
+    drawn = gan_figures.samples(run._replace(synthetic=cut))
+    counts = drawn.numbers["kind"].value_counts()
+    assert f"by class, {counts['real']} real and {counts['synthetic']} synthetic. " in drawn.caption
+    assert (counts["synthetic"] == num_synthetic) == (num_synthetic == 3)
+    without = gan_figures.samples(run._replace(synthetic=cut, patient_images=False))
+    assert f"by class, {counts['synthetic']} synthetic. " in without.caption

@@ -190,13 +190,13 @@ def test_the_gallery_shows_the_ticked_kinds(page):
     synthetic = page.locator("#gan_samples [id*='-sample-synthetic-']")
     real = page.locator("#gan_samples [id*='-sample-real-']")
     assert synthetic.count() == real.count() > 8
-    page.locator("#gallery input[value='-synthetic-']").uncheck()
+    page.locator("#gallery input[value='synthetic']").uncheck()
     assert synthetic.first.is_hidden() and real.first.is_visible()
-    page.locator("#gallery input[value='-benign-']").uncheck()
-    assert page.locator("#gan_samples [id*='-sample-real-benign-']").first.is_hidden()
-    assert page.locator("#gan_samples [id*='-sample-real-malignant-']").first.is_visible()
-    page.locator("#gallery input[value='-synthetic-']").check()
-    assert page.locator("#gan_samples [id*='-sample-synthetic-malignant-']").first.is_visible()
+    page.locator("#gallery input[value='0']").uncheck()
+    assert page.locator("#gan_samples [id*='-sample-real-0-']").first.is_hidden()
+    assert page.locator("#gan_samples [id*='-sample-real-1-']").first.is_visible()
+    page.locator("#gallery input[value='synthetic']").check()
+    assert page.locator("#gan_samples [id*='-sample-synthetic-1-']").first.is_visible()
 
 
 def test_a_table_is_downloaded_from_the_page_itself(page, page_file):

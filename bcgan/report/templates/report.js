@@ -321,7 +321,10 @@
     const boxes = all("input", tool);
     const show = () => {
       const hidden = boxes.filter((box) => !box.checked).map((box) => box.value);
-      patches.forEach((patch) => { patch.style.visibility = hidden.some((part) => patch.id.includes(part)) ? "hidden" : ""; });
+      patches.forEach((patch) => {
+        const [, , kind, label] = patch.id.split("-");  // gan_samples-sample-<kind>-<label>-<index>
+        patch.style.visibility = hidden.includes(kind) || hidden.includes(label) ? "hidden" : "";
+      });
     };
     boxes.forEach((box) => box.addEventListener("change", show));
   }
