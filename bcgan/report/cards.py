@@ -46,7 +46,7 @@ DATA_SETS = {
     "breakhis": {
         "Source": "BreaKHis; Spanhol et al. 2016 (doi:10.1109/TBME.2015.2496264)",
         "Licence": UNKNOWN,
-        "Scale": "Images of 700x460 pixels at 40x, 100x, 200x or 400x, cut to squares",
+        "Scale": "Images of 700x460 pixels at {magnification}",
         "Reference standard": "Diagnosis of the slide by pathologists, with immunohistochemistry where needed",
         "Annotators": "Pathologists of one laboratory; agreement unknown",
         "Demographics": UNKNOWN,
@@ -194,7 +194,7 @@ def claim(run: Run) -> pd.DataFrame:
         ("Choice of the final model", f"Epoch by validation ROC AUC; test patients chose {chosen_neither}"),
         ("Ensembles", f"Mean of {' and '.join(CLASSIFIER_NAMES[name] for name in evaluate.ensemble_models)}"
                       if evaluate.ensemble_models else "None"),
-        ("Metrics", ", ".join(run.metric_names.values()) + macro),
+        ("Metrics", ", ".join(_measured_metrics(run)) + macro),
         ("Uncertainty", capitalize(run.interval_text()) +
                         (f", {evaluate.bootstrap_samples:,} resamples" if run.has_intervals else "") +
                         f"; {run.seeds_text()}"),
@@ -219,18 +219,35 @@ def claim(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["No.", "CLAIM item", "Answer"])
 
 
+def _measured_metrics(run: Run) -> list[str]:
+    """Return the titles of the metrics that any classifier has on the test patients."""
+    scores = [run.metrics[name]["sets"]["test"] for name in run.classifier_names]
+    return [
+        title for metric, title in run.metric_names.items()
+        if any(by_metric.get(metric, {}).get("value") is not None for by_metric in scores)
+    ]  # fmt: skip
+
+
 def _make_card(title: str, answers: dict[str, str]) -> pd.DataFrame:
     """Return a table of the columns `title`, with the questions, and Answer."""
     return pd.DataFrame(answers.items(), columns=[title, "Answer"])
 
 
 def _data_facts(run: Run) -> dict[str, str]:
-    """Return FACTS as the data set's authors state them; the phantom and tiles have the scale of the settings."""
+    """Return FACTS as the data set's authors state them; the scale is also that of the settings, and of patches."""
     facts, settings = dict.fromkeys(FACTS, UNKNOWN) | DATA_SETS.get(run.data_source, {}), run.experiment.data
     if run.data_source in ("histology_phantom", "tiles"):
         facts["Scale"] = f"{settings.size}x{settings.size} pixels of {microns_per_pixel(settings):g} microns"
     elif run.data_source == "patient_folder" and settings.mpp:
         facts["Scale"] = f"images of {settings.mpp:g} microns per pixel, as the settings say"
+    elif run.data_source == "breakhis":
+        magnification = f"{settings.magnification}x" if settings.magnification else "40x, 100x, 200x or 400x"
+        facts["Scale"] = facts["Scale"].format(magnification=magnification)
+    if settings.tile:
+        scale = f"at {settings.tile.mpp:g} microns per pixel" if settings.tile.mpp else "at the scale of the images"
+        facts["Scale"] += f"; cut into patches of {settings.size}x{settings.size} pixels {scale}"
+    elif run.data_source == "breakhis":
+        facts["Scale"] += "; their central square"
     facts["Reference standard"] = facts["Reference standard"].format(classes=join_words(run.class_texts, "or"))
     return facts
 

@@ -49,14 +49,13 @@ def gan_scores(run: Run) -> pd.DataFrame:
     rows = []
     for name, title in _list_scores(run):
         score = run.gan_scores[name]
+        references_by_key = _reference_titles(run, score["samples"])
         value, *bounds = ("not defined" if score[key] is None else f"{score[key]:.4g}" for key in BOUNDS)
         real, worst = reversed(bounds) if name in WITH_REAL_CEILING else bounds
         if score["low"] is not None:
             value += f" ({score['low']:.4g} to {score['high']:.4g})"
         references = ", ".join(
-            f"{REFERENCES[key].format(first=run.class_texts[0])} {score[key]:.3g}"
-            for key in REFERENCES
-            if score.get(key) is not None
+            f"{references_by_key[key]} {score[key]:.3g}" for key in REFERENCES if score.get(key) is not None
         )
         rows.append((title, BETTER.get(name, "higher"), value, real, worst, references, score["samples"]))
     synthetic, real = (f"{np.mean(by_class):.3f}" for by_class in run.layout_correlations().values())
@@ -66,6 +65,13 @@ def gan_scores(run: Run) -> pd.DataFrame:
     ))  # fmt: skip
     columns = ["Score", "Better is", "Synthetic", "Real patches", "Worst case", "For comparison", "Samples"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _reference_titles(run: Run, samples: int) -> dict[str, str]:
+    """Return the titles of REFERENCES; that of the first class alone states its samples if they are fewer."""
+    num_first = run.class_counts("validation")[0]
+    first = run.class_texts[0] + (f" ({num_first:,} samples)" if num_first < samples else "")
+    return {key: title.format(first=first) for key, title in REFERENCES.items()}
 
 
 class ScoreBar(NamedTuple):

@@ -102,8 +102,10 @@ def patient_flow(run: Run) -> ReportFigure:
     left_out_text = (
         f" Left out: {left_out:,} patches from archives that the protocol does not score." if left_out else ""
     )
+    selected = "the epoch" if run.is_multiclass else "the epoch, the threshold"
     caption = (
-        "Patients and patches by role. Training patients set the weights, validation patients the epoch, the threshold "
-        f"and the calibration; no network or threshold depends on the labels of the others.{defined}{left_out_text}"
+        f"Patients and patches by role. Training patients set the weights, validation patients {selected} and the "
+        f"calibration; no {'network' if run.is_multiclass else 'network or threshold'} depends on the labels of the "
+        f"others.{defined}{left_out_text}"
     )
     return ReportFigure(figure, pd.DataFrame(rows), "Who is in which role", caption)

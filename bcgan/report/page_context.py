@@ -28,7 +28,7 @@ GLOSSARY = {
     "Calibration error": "The mean distance of the probability from the observed share, over ten equally wide bins.",
     "Interval": "The range of the result on other patients like these: a bootstrap of patients, widened by what "
     "trainings vary.",
-    "Validation patients": "Those that select the epoch, the threshold and the calibration, and are not tested.",
+    "Validation patients": "Those that select the epoch, any threshold and the calibration, and are not tested.",
     "KID, FID": "Distances between the features of synthetic and of real patches; lower is nearer.",
     "Phantom": "Procedural tissue, drawn by a program.",
 }  # fmt: skip

@@ -18,7 +18,8 @@ from bcgan.report.run import Run
 from bcgan.report.style import CLASSIFIER_NAMES, ROLE_NAMES, Frame
 
 THRESHOLD_STEPS = 500  # of the slider, from 0 to 1
-PROBABILITY_DECIMALS = 3  # in patches.csv
+PROBABILITY_DECIMALS = 6  # in patches.csv, as results are compared with thresholds that have more than three
+ACCURACY_DECIMALS = 3  # in patients.json
 MAX_SLIDE_PATCHES = 20_000  # of all slides in the page together; with more, the last slides are left out of it
 MAX_SLIDE_VALUES = 40_000  # probabilities of slides in the page; with more, fewer classifiers are in it
 MAX_PATCHES_BYTES = 1_200_000  # of patches.csv; with more, only the first classifiers are in it
@@ -180,7 +181,7 @@ def patients_summary(run: Run) -> list[dict[str, Any]]:
         {
             "patient": patient, "patches": int(counts.loc[patient].sum()),
             "by_class": dict(zip(run.class_texts, counts.loc[patient].tolist(), strict=True)),
-            "accuracy": {name: round(float(values[patient]), PROBABILITY_DECIMALS)
+            "accuracy": {name: round(float(values[patient]), ACCURACY_DECIMALS)
                          for name, values in accuracies.items()},
         }
         for patient in reversed(ordered_patients(run))

@@ -230,3 +230,54 @@ def test_the_caption_counts_the_patches_of_each_kind(run, num_synthetic):
     assert (counts["synthetic"] == num_synthetic) == (num_synthetic == 3)
     without = gan_figures.samples(run._replace(synthetic=cut, patient_images=False))
     assert f"by class, {counts['synthetic']} synthetic. " in without.caption
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"name": "breakhis"}, "Images of 700x460 pixels at 40x, 100x, 200x or 400x; their central square"),
+        ({"name": "breakhis", "magnification": 40}, "Images of 700x460 pixels at 40x; their central square"),
+        (
+            {"name": "breakhis", "magnification": 40, "tile": {"mpp": 1}, "size": 128},
+            "Images of 700x460 pixels at 40x; cut into patches of 128x128 pixels at 1 microns per pixel",
+        ),
+        (
+            {"name": "patient_folder", "mpp": 0.5, "tile": {"mpp": 2}, "size": 64},
+            "images of 0.5 microns per pixel, as the settings say; cut into patches of 64x64 pixels at 2 microns per "
+            "pixel",
+        ),
+        (
+            {"name": "patient_folder", "tile": {"stride": 32}, "size": 64},
+            "Unknown; cut into patches of 64x64 pixels at the scale of the images",
+        ),
+        ({"name": "patient_folder", "mpp": 0.5}, "images of 0.5 microns per pixel, as the settings say"),
+    ],
+)
+def test_the_data_card_has_the_scale_of_the_patches(run, changes, text):
+    data = run.experiment.data.replace(**changes)
+    changed = run._replace(experiment=run.experiment.replace(data=data))
+    assert answers(cards.data_card(changed))["Scale"] == text
+
+
+def test_claim_lists_the_metrics_that_the_run_has(run):
+    listed = answers(cards.claim(run))["Metrics"].split(", ")
+    test_sets = {name: run.metrics[name]["sets"]["test"] for name in run.classifier_names}
+    measured = {key for scores in test_sets.values() for key, score in scores.items() if score["value"] is not None}
+    assert listed == [title for key, title in run.metric_names.items() if key in measured]
+    assert len(listed) < len(run.metric_names)
+    kept = {
+        name: run.metrics[name]
+        | {"sets": {"test": {"f1": scores["f1"], "roc_auc": scores["roc_auc"] | {"value": None}}}}
+        for name, scores in test_sets.items()
+    }
+    assert answers(cards.claim(run._replace(metrics=kept)))["Metrics"] == run.metric_names["f1"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "text"), [(10, "benign alone 0.4"), (10**6, "benign ({count:,} samples) alone 0.4")]
+)
+def test_a_reference_of_fewer_samples_states_their_number(run, samples, text):
+    score = {"value": 0.1, "low": None, "floor": 0.2, "ceiling": 0.3, "benign_only": 0.4, "samples": samples}
+    table = gan_tables.gan_scores(run._replace(gan_scores={"kid": score}))
+    count = run.class_counts("validation")[0]
+    assert table["For comparison"].iloc[0] == text.format(count=count)

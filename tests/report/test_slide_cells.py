@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bcgan.report import page_data, slide_figures
+from bcgan.report import overview_figures, page_data, slide_figures
+from tests.report.multiclass import with_classes
 
 
 def grid(columns, rows):
@@ -62,3 +63,12 @@ def test_every_patch_of_a_slide_that_ends_at_its_edge_is_drawn(run):
     text = "Patches that overlap lie side by side."
     assert text in drawn.caption and text not in before.caption
     assert text in slide_figures.overview(moved).caption and text not in slide_figures.overview(run).caption
+
+
+def test_captions_name_what_is_drawn_and_selected(run):
+    multiclass = with_classes(run)
+    assert ": as annotated, and probabilities by " in slide_figures.overview(run).caption
+    caption = slide_figures.overview(multiclass).caption
+    assert ": as annotated, and as called by " in caption and "probabilities" not in caption
+    assert "the epoch, the threshold and the calibration" in overview_figures.patient_flow(run).caption
+    assert "threshold" not in overview_figures.patient_flow(multiclass).caption
