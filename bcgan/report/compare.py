@@ -10,12 +10,13 @@ import seaborn as sns
 from pydantic import ValidationError
 
 from bcgan import progress, runs
-from bcgan.classes import CLASSES, class_names, class_text, parse_classes
+from bcgan.classes import CLASSES, class_text
 from bcgan.data import coordinate_patch_px, microns_per_pixel
 from bcgan.errors import InputError
 from bcgan.evaluate import paired
 from bcgan.evaluate.intervals import format_estimate
 from bcgan.report import inline_svg, style
+from bcgan.report.comparability import class_conditions, classes_of, differences_left_out, score_conditions
 from bcgan.report.gan_tables import GAN_NAMES
 from bcgan.report.page import load_templates
 from bcgan.report.results import SCHEMA
@@ -103,6 +104,7 @@ def render(names: list[str], out: Path) -> Path:
     context = {
         "reports": reports, "names": list(reports), "tables": tables, "forest": forest, "svg": svg,
         "color_variables": {"light": inline_svg.color_variables(False), "dark": inline_svg.color_variables(True)},
+        "notes": differences_left_out(reports),
         "file_names": {title: f"{title.lower().replace(' ', '_')}.csv" for title in tables},
     }  # fmt: skip
     for name in ("html", "md"):
@@ -160,18 +162,23 @@ def _unique_titles(names: list[str]) -> list[str]:
     return [f"{title} ({position})" if titles.count(title) > 1 else title for position, title in enumerate(titles, 1)]
 
 
-def _make_table(reports: dict[str, dict], values: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _make_table(
+    reports: dict[str, dict], values: dict[str, dict[str, Any]], conditions: dict[str, dict[str, Any]] | None = None
+) -> pd.DataFrame:
     """Make a table with a column for each report, and one for each further report's difference from the first.
 
     Args:
         values: {title of a row: {title of a report: an estimate {value, low, high}, a number, a text or `None`}}.
+        conditions: {title of a row: {title of a report: what has to be that of the first report for a difference}}.
     """
     first, rows = next(iter(reports)), []
     for title, by_report in values.items():
         row = {"Figure": title, **{name: _format_value(value) for name, value in by_report.items()}}
+        condition = (conditions or {}).get(title, dict.fromkeys(by_report))
         for name, value in by_report.items():
             numbers = [entry["value"] if isinstance(entry, dict) else entry for entry in (value, by_report[first])]
-            if name != first and all(isinstance(number, (int, float)) for number in numbers):
+            is_comparable = name != first and condition[name] == condition[first]
+            if is_comparable and all(isinstance(number, (int, float)) for number in numbers):
                 row[f"{name} less {first}"] = f"{numbers[0] - numbers[1]:+.4g}"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
@@ -202,7 +209,7 @@ def _format_value(value: Any) -> str:
 def _compare_protocols(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of the split, the data and sizes of roles, and of the classes if they are not the usual two."""
     values: dict[str, dict[str, Any]] = {}
-    names = {title: _class_names(report) for title, report in reports.items()}
+    names = {title: classes_of(report) for title, report in reports.items()}
     if any(class_tuple != CLASSES for class_tuple in names.values()):
         values["Classes"] = {title: ", ".join(map(class_text, class_tuple)) for title, class_tuple in names.items()}
     values["Split"] = _look_up(reports, "protocol", "name")
@@ -215,11 +222,6 @@ def _compare_protocols(reports: dict[str, dict]) -> pd.DataFrame:
         for unit in ("patients", "patches"):
             values[f"{ROLE_NAMES[role].capitalize()}: {unit}"] = _look_up(reports, "protocol", "roles", role, unit)
     return _make_table(reports, values)
-
-
-def _class_names(report: dict) -> tuple[str, ...]:
-    """Return the classes of a report in the order of their labels."""
-    return class_names(parse_classes(report["settings"].get("data.classes")))
 
 
 def _flatten(tree: dict[str, Any], parent: str = "") -> dict[str, Any]:
@@ -258,7 +260,7 @@ def _compare_classifiers(reports: dict[str, dict]) -> pd.DataFrame:
         if any(name in report["classifiers"] for report in reports.values())
         for metric in METRICS
     }
-    return _make_table(reports, values)
+    return _make_table(reports, values, dict.fromkeys(values, class_conditions(reports)))
 
 
 def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
@@ -279,7 +281,7 @@ def _compare_predictions(reports: dict[str, dict], stage: str) -> pd.DataFrame:
         if stage == "cross_validation" and not (reference["cross_validation"] and report["cross_validation"]):
             continue
         try:
-            if _class_names(report) != _class_names(reference):
+            if classes_of(report) != classes_of(reference):
                 raise InputError(f"{title} and {first} have other classes. Compare reports of the same classes.")
             folders = _find_stage_folder(first, reference, stage), _find_stage_folder(title, report, stage)
             grids = tuple(map(_read_grid, (reference["data"], report["data"]), folders))
@@ -334,7 +336,7 @@ def _find_stage_folder(title: str, report: dict, stage: str) -> Path:
 
 def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of CLASS_METRICS of each class against the rest, of reports on more than two classes."""
-    class_names_of_reports = dict.fromkeys(name for report in reports.values() for name in _class_names(report))
+    class_names_of_reports = dict.fromkeys(name for report in reports.values() for name in classes_of(report))
     values = {}
     for name in CLASSIFIER_NAMES:
         for class_name in class_names_of_reports:
@@ -343,13 +345,13 @@ def _compare_classes(reports: dict[str, dict]) -> pd.DataFrame:
                 for metric in CLASS_METRICS:
                     title = f"{CLASSIFIER_NAMES[name]}, {class_text(class_name)}: {METRIC_NAMES[metric]}"
                     values[title] = _look_up(reports, *keys, metric)
-    return _make_table(reports, values)
+    return _make_table(reports, values, dict.fromkeys(values, class_conditions(reports)))
 
 
 def _compare_gans(reports: dict[str, dict]) -> pd.DataFrame:
     """Return a table of the scores of synthetic patches."""
     values = {title: _look_up(reports, "gan", name, "value") for name, title in GAN_NAMES.items()}
-    return _make_table(reports, values)
+    return _make_table(reports, values, score_conditions(reports))
 
 
 def _compare_seconds(reports: dict[str, dict]) -> pd.DataFrame:

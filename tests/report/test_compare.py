@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bcgan import cli
+from bcgan.report import comparability
 from bcgan.report.style import CLASSIFIER_NAMES
 
 
@@ -94,3 +96,57 @@ def test_compare_has_cross_validated_differences_where_both_runs_have_them(repor
     assert set(differences["Patches"]) == {str(len(table))}
     assert differences.iloc[:, 2].str.startswith("0.000").all()
     assert "Every patient is tested once" in (tmp_path / "c/index.html").read_text()
+
+
+def _compare(report: Path, tmp_path: Path, change) -> tuple[Path, dict]:
+    """Compare a report with a copy in which `change` has changed results.json; return the page's folder."""
+    results = json.loads((report / "results.json").read_text())
+    for kid in (results["gan"]["kid"], results["gan"]["kid_efficientnet_lite2"]):
+        kid |= {"value": 0.5, "samples": 100}
+    (report / "results.json").write_text(json.dumps(results))
+    change(results)
+    path = tmp_path / "changed" / "results.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(results))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", str(report / "results.json"), str(path), "--out", str(tmp_path / "c")])
+    assert stop.value.code == 0
+    return tmp_path / "c"
+
+
+@pytest.mark.parametrize(
+    ("change", "has_own", "has_imagenet"),
+    [
+        (lambda results: results["settings"]["classify"].update(batch_size=99), True, True),
+        (lambda results: results["settings"]["gan"].update(steps=99), True, True),  # another GAN, the same scores
+        (lambda results: results["settings"].update(seed=99), False, True),
+        (lambda results: results["settings"]["features"]["quality_filter"].update(steps=99), False, True),
+        (lambda results: results["protocol"].update(data_sha256="0"), False, True),
+        (lambda results: results["protocol"].update(split_sha256="0"), False, True),
+        (lambda results: results["gan"]["kid"].update(samples=99), False, True),
+        (lambda results: results["gan"]["kid_efficientnet_lite2"].update(samples=99), True, False),
+    ],
+)
+def test_scores_of_other_networks_or_samples_are_not_subtracted(report, tmp_path, change, has_own, has_imagenet):
+    folder = _compare(report, tmp_path, change)
+    table = pd.read_csv(folder / "synthetic_patches.csv", index_col="Figure", dtype=str)
+    difference = table.get("changed less tiny", pd.Series(dtype=str))
+    rows = {"KID": has_own, "KID on EfficientNet-Lite2, ImageNet": has_imagenet}
+    for title, has_difference in rows.items():
+        assert (difference.get(title) == "+0") == has_difference, title
+        assert table.at[title, "tiny"] == table.at[title, "changed"] == "0.5"
+    for name in ("index.html", "index.md"):
+        assert (comparability.OTHER_SCORES in unescape((folder / name).read_text())) == (not (has_own and has_imagenet))
+
+
+def test_metrics_of_other_classes_are_not_subtracted(report, tmp_path):
+    def change(results):
+        results["settings"]["data"]["classes"] = [["benign", []], ["in_situ", []], ["malignant", []]]
+
+    folder = _compare(report, tmp_path, change)
+    for name in ("test_patients", "synthetic_patches"):
+        table = pd.read_csv(folder / f"{name}.csv", index_col="Figure", dtype=str)
+        assert list(table) == ["tiny", "changed"]
+    for name in ("index.html", "index.md"):
+        page = unescape((folder / name).read_text())
+        assert comparability.OTHER_CLASSES in page and comparability.OTHER_SCORES in page
