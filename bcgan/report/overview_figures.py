@@ -26,7 +26,7 @@ MIN_LABELLED_SHARE = 0.07  # of a bar; a smaller part has its number in the capt
 def forest(run: Run) -> ReportFigure:
     """Draw the ROC AUC of every classifier with its interval, on test patients and on unlisted ones, best first.
 
-    Unlisted patients are those of the archive whom none of the lists of patients names.
+    Unlisted patients are those of the archive who are on no patient list.
     """
     roles = [role for role in FOREST_ROLES if role in run.split["counts"]]
     estimates = {

@@ -50,7 +50,7 @@ ROLE_NAMES = {
     "unlisted_other": "unlisted, other source",
 }  # fmt: skip
 # What the name of a role does not say; captions and cautions define it where it first stands.
-ROLE_DEFINITIONS = {"unlisted": "whom none of the lists of patients names"}
+ROLE_DEFINITIONS = {"unlisted": "who are on no patient list"}
 ARM_NAMES = {"real": "Real", "classic": "Real + classic", "gan": "+ GAN", "selected": "+ selected GAN"}
 INK, MUTED = "#222222", "#777777"
 REAL, SYNTHETIC = MUTED, "#9E7BB5"

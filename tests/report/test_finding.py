@@ -219,7 +219,7 @@ def test_a_group_with_a_result_below_the_test_interval_is_the_first_caution(chan
     assert not any("unlisted" in text for text in finding.cautions(run))
     sets["unlisted"]["sensitivity"]["value"] = 0.762
     first = finding.cautions(run)[0]
-    assert "whom none of the lists of patients names" in first
+    assert "who are on no patient list" in first
     assert "sensitivity at the same threshold is 0.762; on test patients it is 0.900 (0.870 to 0.930)" in first
 
 
