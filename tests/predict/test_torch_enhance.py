@@ -64,12 +64,14 @@ def test_stains_are_normalized_where_a_patch_shows_two():
     Enhancement(blur="median", stain_normalization="macenko"), Enhancement(blur="gaussian", clahe=True),
 ])  # fmt: skip
 def test_the_file_enhances_patches_as_predict_does(model, tmp_path, settings):
-    enhancing = copy.copy(model)
-    enhancing.card = model.card.model_copy(update={"enhancement": settings})
-    patches = tissue(50)
+    """Probabilities are spread first: those of a network that was hardly trained are nearly the same."""
+    patches, sharp = tissue(50), copy.copy(model)
+    sharp.card = model.card.model_copy(update={"calibration": model.card.calibration._replace(temperature=0.1)})
+    enhancing = copy.copy(sharp)
+    enhancing.card = sharp.card.model_copy(update={"enhancement": settings})
     probabilities, _ = wsinfer.write(enhancing, patches, tmp_path)
     expected = wsinfer.expected_probabilities(enhancing, patches)
     np.testing.assert_allclose(probabilities, expected, atol=0.02 if settings.clahe else 0.003)
-    plain = wsinfer.expected_probabilities(model, patches)
-    assert np.abs(expected - plain).max() > 0.002
+    plain = wsinfer.expected_probabilities(sharp, patches)
+    assert np.abs(expected - plain).max() > 0.004
     check_that_it_follows_the_device(tmp_path / "torchscript_model.pt")
