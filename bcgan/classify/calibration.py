@@ -76,8 +76,8 @@ def _smoothed_targets(labels: np.ndarray, num_classes: int) -> np.ndarray:
     The rest is spread over the other classes.
     """
     counts = np.bincount(labels, minlength=num_classes)[labels]
-    others = 1 / ((counts + 2) * (num_classes - 1))
-    return np.where(np.eye(num_classes)[labels] == 1, ((counts + 1) / (counts + 2))[:, None], others[:, None])
+    rest = 1 / ((counts + 2) * (num_classes - 1))
+    return np.where(np.eye(num_classes)[labels] == 1, ((counts + 1) / (counts + 2))[:, None], rest[:, None])
 
 
 def _fit_vector_scaling(logits: np.ndarray, labels: np.ndarray) -> Calibration:

@@ -113,8 +113,8 @@ def _predict_held_out(
 def _is_trained_on_unlisted(run: StageRun, index: pd.DataFrame) -> bool:
     """Return whether a classifier was pretrained on unlabelled patches of unlisted patients."""
     unlisted = set(index["patient"][index["role"].str.startswith("unlisted")])
-    met = pretraining.pretraining_patients(run.root / "pretrain") & unlisted
-    return bool(met and with_simclr(run.experiment.classify.models))
+    pretrained_on = pretraining.pretraining_patients(run.root / "pretrain") & unlisted
+    return bool(pretrained_on and with_simclr(run.experiment.classify.models))
 
 
 def read_probabilities(folder: Path) -> pd.DataFrame:

@@ -314,7 +314,7 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
             continue
         mask = tissue_mask(tile.pixels, background)
         if is_small[index]:
-            of_tile = [_Part(completed[index], np.zeros(2, int), mask.mean(), tile.corner, tile.sides)]
+            of_tile = [_Part(completed[index], np.zeros(2, int), mask.mean(), tile.corner, tile.size)]
         else:
             of_tile = _cut_tile(tile, mask, size, min_tissue)
         rows[path] = list(range(len(parts), len(parts) + len(of_tile)))
@@ -322,9 +322,9 @@ def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary:
         scales += [scale := files.scales[path]] * len(of_tile)
         offsets += [tuple(np.rint(part.offset * (scale.x, scale.y)).astype(int)) for part in of_tile]
     corners = np.array([part.corner for part in parts], int).reshape(-1, 2)
-    sides = np.array([part.sides for part in parts], int).reshape(-1, 2)
+    sizes = np.array([part.size for part in parts], int).reshape(-1, 2)
     has_tissue, areas = np.array([part.tissue_fraction >= min_tissue for part in parts], bool), np.zeros(len(parts))
-    areas[has_tissue] = divide_area(corners[has_tissue], sides[has_tissue])
+    areas[has_tissue] = divide_area(corners[has_tissue], sizes[has_tissue])
     side_lengths = [min(max(tile.pixels.shape[:2]), size) for tile in tiles]
     return SlideTiles(
         np.stack([part.patch for part in parts]) if parts else np.empty((0, size, size, 3), np.uint8),
@@ -360,7 +360,7 @@ class _Part(NamedTuple):
     offset: np.ndarray  # (2,), x and y of the patch in the tile
     tissue_fraction: float
     corner: np.ndarray  # (2,), x and y in the slide of the rectangle
-    sides: np.ndarray | tuple[int, int]  # its width and height
+    size: np.ndarray | tuple[int, int]  # its width and height
 
 
 def _cut_tile(tile: Tile, mask: np.ndarray, size: int, min_tissue: float) -> list[_Part]:
@@ -377,8 +377,8 @@ def _cut_tile(tile: Tile, mask: np.ndarray, size: int, min_tissue: float) -> lis
     for offset in offsets:
         x, y = offset
         window = slice(y, y + size), slice(x, x + size)
-        corner, sides = (tile.corner, tile.sides) if len(offsets) == 1 else (tile.corner + offset, (size, size))
-        parts.append(_Part(tile.pixels[window], offset, mask[window].mean(), corner, sides))
+        corner, part_size = (tile.corner, tile.size) if len(offsets) == 1 else (tile.corner + offset, (size, size))
+        parts.append(_Part(tile.pixels[window], offset, mask[window].mean(), corner, part_size))
     if len(parts) == 1:
         return parts
     return [part for part in parts if part.tissue_fraction >= min_tissue] or parts[:1]

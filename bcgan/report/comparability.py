@@ -33,14 +33,14 @@ def score_conditions(reports: dict[str, dict]) -> dict[str, dict[str, tuple]]:
     conditions: dict[str, dict[str, tuple]] = {title: {} for title in GAN_NAMES.values()}
     for report_title, report in reports.items():
         protocol, settings = report["protocol"], report["settings"]
-        own = [protocol.get("split_sha256"), protocol.get("data_sha256")]
-        own += sorted(
+        training_inputs = [protocol.get("split_sha256"), protocol.get("data_sha256")]
+        training_inputs += sorted(
             item for item in settings.items() if item[0].startswith(("seed", "data.size", "preprocess.", "features."))
         )
         for name, title in GAN_NAMES.items():
             score = report["gan"].get(name, {})
             network = str(score.get("network"))
-            trained = [] if name.endswith(network) else own
+            trained = [] if name.endswith(network) else training_inputs
             conditions[title][report_title] = (classes_of(report), network, score.get("samples"), trained)
     return conditions
 

@@ -188,8 +188,8 @@ class Run(NamedTuple):
         """Return the classifiers trained on unlabelled patches of unlisted patients, and ensembles with one of them."""
         index = self.store.index
         unlisted = set(index["patient"][index["role"].str.startswith("unlisted")])
-        met = unlisted & set((self.pretraining_patients or {}).get("patients", ()))
-        unlisted_names = set(with_simclr(self.experiment.classify.models)) if met else set()
+        pretrained_on = unlisted & set((self.pretraining_patients or {}).get("patients", ()))
+        unlisted_names = set(with_simclr(self.experiment.classify.models)) if pretrained_on else set()
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.ensemble_members) else set()
         return [name for name in self.classifier_names if name in unlisted_names]
 

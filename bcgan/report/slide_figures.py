@@ -122,10 +122,10 @@ def overview(run: Run) -> ReportFigure:
         if run.is_multiclass
         else f"Blue: {first}; orange: {last}; grey: at the threshold"
     )
-    shown = "as called" if run.is_multiclass else "probabilities"
+    quantity = "as called" if run.is_multiclass else "probabilities"
     caption = (
         f"Slide of {role} patient {slide.patient}, {len(slide.table):,} patches: as annotated, and "
-        f"{shown} by {CLASSIFIER_NAMES[name]}. {colors}; white was not read.{_overlap_text([slide], patch_px)}"
+        f"{quantity} by {CLASSIFIER_NAMES[name]}. {colors}; white was not read.{_overlap_text([slide], patch_px)}"
     )
     numbers = pd.DataFrame({
         "x": slide.table["x"], "y": slide.table["y"], "label": slide.table["label"], "predicted": predicted,

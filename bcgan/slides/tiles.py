@@ -33,7 +33,7 @@ class Tile(NamedTuple):
     corner: np.ndarray  # integers, (2,), x and y of the upper left corner in the slide
 
     @property
-    def sides(self) -> np.ndarray:
+    def size(self) -> np.ndarray:
         """Return width and height, integers, (2,)."""
         return np.array(self.pixels.shape[1::-1])
 

@@ -60,14 +60,14 @@ def records(
     """
     label_of = label_known_classes(classes, (*CLASSES, *TUMOR_TYPES.values()), "BreaKHis")
     num_left_out = 0
-    others: list[str] = []
+    misnamed: list[str] = []
     by_key: dict[str, Record] = {}
     files: dict[str, ImageFile] = {}
     counts: Counter[int] = Counter()
     for file in iterate_images(paths):
         fields = parse_name(file.name)
         if not fields:
-            others.append(file.path)
+            misnamed.append(file.path)
             continue
         scale = int(fields["magnification"])
         if magnification not in (None, scale):
@@ -86,8 +86,8 @@ def records(
             fields["key"], file.path, file.source, normalize_patient(fields["patient"]), label, UNKNOWN, UNKNOWN, "",
             file.read, MICRONS_AT_40 * 40 / scale,
         )  # fmt: skip
-    if others:
-        log.warning("breakhis: %d images have no name of BreaKHis: left out, the first: %s", len(others), others[0])
+    if misnamed:
+        log.warning("breakhis: %d images have no name of BreaKHis: left out, the first: %s", len(misnamed), misnamed[0])
     if num_left_out:
         log.info("data.classes: %d images of other tumor types are left out", num_left_out)
     if not by_key:

@@ -40,12 +40,12 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
     """
     by_key: dict[str, tuple[ImageFile, Record]] = {}
     misplaced: list[str] = []
-    others: list[str] = []
+    misnamed: list[str] = []
     num_copies = 0
     for file in iterate_images(paths):
         match = NAME.search(strip_suffixes(unicodedata.normalize("NFC", file.name)))
         if match is None:
-            others.append(file.path)
+            misnamed.append(file.path)
             continue
         key = match["key"]
         if key in by_key:
@@ -64,10 +64,10 @@ def records(paths: tuple[Path, ...], mpp: float = MICRONS) -> list[Record]:
         )
     if num_copies:
         log.info("idc: %d files are copies, with the name of an earlier file: left out", num_copies)
-    if others:
+    if misnamed:
         log.warning(
             "idc: %d images are not named <patient>_idx5_x<x>_y<y>_class<c>: left out, the first: %s",
-            len(others), others[0],
+            len(misnamed), misnamed[0],
         )  # fmt: skip
     if not by_key:
         sources = ", ".join(map(str, paths))
