@@ -100,8 +100,8 @@ def check_places(records: list[Record], settings: Data) -> None:
         if (first_path := known.setdefault((slide, *place), record.path)) != record.path:
             raise InputError(
                 f"data.labels: {settings.labels}: {first_path} and {record.path} have one place in one slide, "
-                f"x {record.x}, y {record.y}. If they are copies, remove a row; if they are of two slides, move each slide into a "
-                "folder of its own, not named as a class; or leave x and y empty."
+                f"x {record.x}, y {record.y}. If they are copies, remove a row; if they are of two slides, move each "
+                "slide into a folder of its own, not named as a class; or leave x and y empty."
             )
 
 
