@@ -24,8 +24,10 @@ CHANGED = "its settings, its inputs or bcgan changed"  # why an artifact is stal
 STATE = "unfinished.json"  # in a partial folder: key, commit, seconds of earlier attempts
 # Numbers of what stages and commands compute. Raise one when the same settings and inputs give other outputs: it then
 # runs again in existing runs, and reuses its cached trainings and predictions.
-DEFINITIONS = {"preprocess": 1, "evaluate": 2, "ablation": 1, "cross_validation": 1, "learning_curve": 1}
-DEFINITIONS |= {"release": 1, "tune": 1}  # of commands, which write it into their results
+DEFINITIONS = {
+    "preprocess": 1, "evaluate": 2, "ablation": 1, "cross_validation": 1, "learning_curve": 1,
+    "release": 1, "tune": 1,  # commands, which write it into their results
+}  # fmt: skip
 CACHE = "cache"
 PARTIAL = ".partial"
 KEY_LENGTH = 16  # characters of a key in the name of a cached artifact's folder

@@ -22,6 +22,11 @@ MAX_LISTED = 10  # patients that a message lists
 log = logging.getLogger("bcgan")
 
 
+def unlisted_patients(index: pd.DataFrame) -> set[str]:
+    """Return the patients whom no list names; columns patient and role."""
+    return set(index["patient"][index["role"].str.startswith("unlisted")])
+
+
 def read_lists(folder: Path) -> dict[str, str]:
     """Read the role of each patient from train.txt, validation.txt and test.txt, one patient a line.
 

@@ -25,7 +25,6 @@ from bcgan.classify.trainings import inputs_read_by
 from bcgan.data import splits
 from bcgan.errors import InputError
 from bcgan.evaluate import derived, images, intervals, metrics, trials
-from bcgan.evaluate.images import average_by_image
 from bcgan.experiment import Experiment
 from bcgan.models.classifier import build_for_run
 from bcgan.preprocess.store import Store
@@ -156,7 +155,7 @@ def summarize(
             resampled = weights @ is_correct / weights.sum(1)
             bootstrapped[split][BEST_ACCURACY] = np.concatenate([[is_correct.mean()], resampled])[None]
         if experiment.data.results_by_image and split != SPLITS[1]:
-            by_image = _pool_folds(folds, labels, images=index["image"].to_numpy())
+            by_image = _pool_folds(folds, labels, image_of_row=index["image"].to_numpy())
             image_results[split] = images.measure(
                 labels[by_image.rows], by_image.predictions(), patients[by_image.rows], experiment.bootstrap
             )
@@ -191,7 +190,7 @@ class PooledFolds(NamedTuple):
 
 
 def _pool_folds(
-    folds: list[dict[str, np.ndarray]], labels: np.ndarray, rule: str = "youden", images: np.ndarray | None = None
+    folds: list[dict[str, np.ndarray]], labels: np.ndarray, rule: str = "youden", image_of_row: np.ndarray | None = None
 ) -> PooledFolds:
     """Pool the folds of one split; calibration and threshold are fitted on the validation patches of each fold.
 
@@ -199,14 +198,14 @@ def _pool_folds(
         folds: Of one split, as in `summarize`.
         labels: integers. Of every patch of the store.
         rule: That selects the threshold, of `bcgan.evaluate.metrics.operating_points`.
-        images: Of every patch of the store, its image. Probabilities are then averaged over the patches of each image,
+        image_of_row: Text, of every patch of the store. Probabilities are then averaged over the patches of each image,
             and the threshold is that of a fold's validation images. Defaults to `None`.
     """
     parts = []
     for number, fold in enumerate(folds):
         fitted = calibration.fit(fold["validation"], labels[fold["validation_rows"]])
         (validation_rows, validation), (rows, scores) = (
-            _average_by_image(fold[f"{role}_rows"], calibration.apply(fitted, fold[role]), images)
+            _average_by_image(fold[f"{role}_rows"], calibration.apply(fitted, fold[role]), image_of_row)
             for role in ("validation", "test")
         )
         threshold = metrics.select_threshold(labels[validation_rows], validation, rule)
@@ -217,11 +216,13 @@ def _pool_folds(
     return PooledFolds(*(values[order] for values in columns))
 
 
-def _average_by_image(rows: np.ndarray, scores: np.ndarray, images: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and scores as they are, or, if `images` are given, each image's first row and mean score."""
-    if images is None:
+def _average_by_image(
+    rows: np.ndarray, scores: np.ndarray, image_of_row: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and scores as they are, or, if `image_of_row` is given, each image's first row and mean score."""
+    if image_of_row is None:
         return rows, scores
-    first, means = average_by_image(images[rows], {0: scores})
+    first, means = images.average_by_image(image_of_row[rows], {0: scores})
     return rows[first], means[0]
 
 

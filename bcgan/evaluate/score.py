@@ -12,6 +12,7 @@ from bcgan.classes import ClassPairs
 from bcgan.classifiers import CLASSIFIERS, with_simclr
 from bcgan.classify import context, pretraining
 from bcgan.classify.scoring import predict_probabilities
+from bcgan.data import splits
 from bcgan.data.slide_names import slide_names, slide_titles
 from bcgan.evaluate import borders, derived, intervals, leaks, metrics, split_optimism
 from bcgan.evaluate import images as by_image
@@ -112,8 +113,7 @@ def _predict_held_out(
 
 def _is_trained_on_unlisted(run: StageRun, index: pd.DataFrame) -> bool:
     """Return whether a classifier was pretrained on unlabelled patches of unlisted patients."""
-    unlisted = set(index["patient"][index["role"].str.startswith("unlisted")])
-    pretrained_on = pretraining.pretraining_patients(run.root / "pretrain") & unlisted
+    pretrained_on = pretraining.pretraining_patients(run.root / "pretrain") & splits.unlisted_patients(index)
     return bool(pretrained_on and with_simclr(run.experiment.classify.models))
 
 

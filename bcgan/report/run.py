@@ -11,6 +11,7 @@ from bcgan import ledger
 from bcgan.classes import class_colors, class_text
 from bcgan.classifiers import with_simclr
 from bcgan.classify.calibration import Calibration, apply
+from bcgan.data.splits import unlisted_patients
 from bcgan.evaluate.derived import CONTEXT, ENSEMBLE, get_probabilities, seeds_by_classifier
 from bcgan.evaluate.intervals import MIN_PATIENTS
 from bcgan.evaluate.metrics import call, operating_points
@@ -186,9 +187,8 @@ class Run(NamedTuple):
 
     def trained_on_unlisted(self) -> list[str]:
         """Return the classifiers trained on unlabelled patches of unlisted patients, and ensembles with one of them."""
-        index = self.store.index
-        unlisted = set(index["patient"][index["role"].str.startswith("unlisted")])
-        pretrained_on = unlisted & set((self.pretraining_patients or {}).get("patients", ()))
+        patients = (self.pretraining_patients or {}).get("patients", ())
+        pretrained_on = unlisted_patients(self.store.index).intersection(patients)
         unlisted_names = set(with_simclr(self.experiment.classify.models)) if pretrained_on else set()
         unlisted_names |= {ENSEMBLE, CONTEXT} if unlisted_names & set(self.experiment.ensemble_members) else set()
         return [name for name in self.classifier_names if name in unlisted_names]
