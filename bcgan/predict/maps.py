@@ -206,8 +206,11 @@ def draw_map(
     if len(card.classes) == 2:
         threshold = float(np.median(predictions.threshold)) if len(predictions.threshold) else card.thresholds.limits[1]
         bar = figure.colorbar(ScalarMappable(threshold_norm(threshold), COLOR_MAP), ax=axes, shrink=0.6, aspect=30)
-        bar.set_label(f"{capitalize(probability_name(card.classes))}; line: the threshold", fontsize=8)
-        bar.ax.axhline(threshold, color="black", lw=1)
+        lines = np.unique(predictions.threshold) if len(predictions.threshold) else [threshold]
+        label = "line: the threshold" if len(lines) == 1 else "lines: the thresholds with and without neighbors"
+        bar.set_label(f"{capitalize(probability_name(card.classes))}; {label}", fontsize=8)
+        for line in lines:
+            bar.ax.axhline(line, color="black", lw=1)
     _draw_legend(figure, predictions, card.classes)
     if card.microns_per_pixel:
         _draw_scale_bar(axes, width, height, card.microns_per_pixel / grid.thumbnail_scale / zoom)

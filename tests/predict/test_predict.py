@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import colorbar
 
 import bcgan
 from bcgan import cli_models
@@ -262,21 +263,26 @@ def color_set(pixels: np.ndarray) -> set[tuple]:
     return set(map(tuple, pixels.reshape(-1, 4)))
 
 
-@pytest.mark.parametrize("tissue", [True, False])
-def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tissue):
-    """Magenta is no colour of the map; the third square belongs to a patch that is out of distribution."""
-    card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
+def three_squares(thresholds: tuple[float, ...]) -> tuple[PatchGrid, models.Predictions]:
+    """Three patches: with a label, abstained and out of distribution."""
     image = np.zeros((50, 150, 3), np.uint8) + np.array([255, 0, 255], np.uint8)
     places = np.array([[0, 0], [50, 0], [100, 0]])
     no_tissue = np.zeros((3, 50, 50), bool)
     scale = Scale(1.0, 1.0, (4.0, 4.0), "user", False)
     grid = PatchGrid(np.zeros((3, 50, 50, 3), np.uint8), places, scale, no_tissue, image, 1.0, False, 50)
     verdict = np.array([models.SCORED, models.ABSTAINED, models.OUT_OF_DISTRIBUTION])
-    threshold = np.array([0.3, 0.3, 0.3])
     predictions = models.Predictions(
-        np.array([0.1, 0.9, np.nan]), np.array([0, 0, np.nan]), np.array([0, -1, -1]), verdict, threshold,
+        np.array([0.1, 0.9, np.nan]), np.array([0, 0, np.nan]), np.array([0, -1, -1]), verdict, np.array(thresholds),
         np.array([[0.9, 0.1], [0.1, 0.9], [np.nan, np.nan]]),
     )  # fmt: skip
+    return grid, predictions
+
+
+@pytest.mark.parametrize("tissue", [True, False])
+def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tissue):
+    """Magenta is no colour of the map; the third square belongs to a patch that is out of distribution."""
+    card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
+    grid, predictions = three_squares((0.3, 0.3, 0.3))
     colors = maps.patch_colors(predictions, card.classes)
     picture = maps.heatmap_overlay(grid, predictions, colors, 1.0, (50, 150), 1.0)
     colours = maps.COLOR_MAP(maps.threshold_norm(0.3)([0.1, 0.9]))
@@ -287,6 +293,20 @@ def test_a_map_has_tissue_or_none_and_stripes_where_there_is_no_probability(tiss
     maps.draw_map(target, "slide", grid, predictions, card, tissue)
     red, green, blue = decode_image(target.getvalue(), "map").astype(int).reshape(-1, 3).T
     assert ((red > 100) & (blue > 100) & (np.minimum(red, blue) - green > 60)).any() == tissue
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [((0.3, 0.3, 0.3), "line: the threshold"), ((0.3, 0.4, 0.4), "lines: the thresholds with and without neighbors")],
+)
+def test_the_color_bar_shows_every_threshold(monkeypatch, thresholds, words):
+    card = models.Card.model_validate_json((models.SHIPPED / models.CARD).read_text("utf-8"))
+    lines, labels = [], []
+    monkeypatch.setattr(maps.Axes, "axhline", lambda axes, y, **_: lines.append(y))
+    monkeypatch.setattr(colorbar.Colorbar, "set_label", lambda bar, text, **_: labels.append(text))
+    maps.draw_map(io.BytesIO(), "slide", *three_squares(thresholds), card)
+    assert lines == sorted(set(thresholds))
+    assert labels[-1] == f"Probability of malignancy; {words}"
 
 
 def test_a_folder_without_a_model_is_named(tmp_path, capsys):
