@@ -6,10 +6,13 @@ from bcgan.report.finding import all_cautions
 from bcgan.report.gan_tables import unused_filter_text
 from bcgan.report.run import Run
 from bcgan.report.stage_tables import learning_curve_fallback_text
-from bcgan.report.style import CLASSIFIER_NAMES
+from bcgan.report.style import CLASSIFIER_NAMES, format_signed
 from bcgan.report.wording import join_words
 
 LAYOUT_CORRELATION_ALERT = 0.2  # by how much more the layouts of synthetic patches correlate; a reader sees that
+# Gain of the validation ROC AUC in the last third of the epochs from which on a training was stopped too early. Less is
+# within the noise of an epoch.
+UNFINISHED_GAIN = 0.002
 MIN_FLIP_RATE = 0.05  # of translations called the other class; with fewer, translation had no effect
 
 
@@ -27,6 +30,7 @@ def list_alerts(run: Run) -> list[str]:
         (num_excluded, f"{num_excluded:,} patches were excluded by the audit."),
         (num_padded, f"{num_padded:,} patches are narrower than the rest and were padded with white."),
         (True, f"Short trainings: GAN {run.experiment.gan.steps:,} steps; classifiers {_epochs_text(run)}."),
+        (_unfinished_text(run), _unfinished_text(run)),
         (True, _kid_text(run)),
         (unused_filter_text(run), unused_filter_text(run)),
         (learning_curve_fallback_text(run), learning_curve_fallback_text(run)),
@@ -104,3 +108,23 @@ def _epochs_text(run: Run) -> str:
     """Return the epochs of every classifier, for a sentence."""
     epochs = {name: run.experiment.classify.models[name].epochs for name in run.trained_names}
     return ", ".join(f"{CLASSIFIER_NAMES[name]} {count}" for name, count in epochs.items()) + " epochs"
+
+
+def _unfinished_text(run: Run) -> str:
+    """Return a warning that names the classifiers whose validation ROC AUC still rose at the end; else ""."""
+    gains = {}
+    for name in run.trained_names:
+        rows = run.training_logs[run.training_logs["classifier"] == name]
+        by_epoch = rows.groupby("epoch")["validation_roc_auc"].mean().to_numpy()
+        split = -(-2 * len(by_epoch) // 3)  # the first two thirds of the epochs, rounded up
+        if 0 < split < len(by_epoch):
+            gains[name] = by_epoch[split:].max() - by_epoch[:split].max()
+    unfinished = [
+        f"{CLASSIFIER_NAMES[name]} ({format_signed(gain)})" for name, gain in gains.items() if gain >= UNFINISHED_GAIN
+    ]
+    if not unfinished:
+        return ""
+    return (
+        "The validation ROC AUC still rose in the last third of the epochs: "
+        f"{join_words(unfinished)}. With more epochs (classify.models.*.epochs) these may score higher."
+    )

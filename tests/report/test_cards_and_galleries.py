@@ -1,6 +1,7 @@
 """Cards have the run's values, or unknown where it has none; galleries show the patches of their tables."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bcgan.evaluate.explanations import NUM_CHANNELS, _most_varying_channels, feature_maps, without_edges
@@ -195,6 +196,30 @@ def test_a_quality_filter_that_accepted_too_few_patches_is_told(run, num_accepte
     classify = run.experiment.classify.replace(models=models)
     unfiltered = changed._replace(experiment=run.experiment.replace(classify=classify))
     assert gan_tables.unused_filter_text(unfiltered) == ""
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "gain"),
+    [
+        ([[0.80, 0.85, 0.88]], "+0.030"),
+        ([[0.80, 0.85, 0.88], [0.80, 0.85, 0.84]], "+0.010"),  # the mean of the trainings
+        ([[0.80, 0.90, 0.90, 0.90, 0.90, 0.901]], ""),
+        ([[0.80, 0.82, 0.84, 0.86, 0.88, 0.88]], "+0.020"),  # the last two of six epochs
+        ([[0.80, 0.88, 0.85]], ""),
+        ([[0.80, 0.90]], ""),  # two epochs have no last third
+    ],
+)
+def test_trainings_that_were_stopped_too_early_are_named(run, by_seed, gain):
+    rows = [
+        {"classifier": "gan_resnet", "seed": seed, "epoch": epoch, "validation_roc_auc": roc_auc}
+        for seed, curve in enumerate(by_seed)
+        for epoch, roc_auc in enumerate(curve)
+    ]
+    texts = [
+        text for text in alerts.list_alerts(run._replace(training_logs=pd.DataFrame(rows))) if "still rose" in text
+    ]
+    assert len(texts) == bool(gain)
+    assert all(f"{style.CLASSIFIER_NAMES['gan_resnet']} ({gain})" in text for text in texts)
 
 
 @pytest.mark.parametrize(("fraction", "text"), [(0.005, "0.5%"), (0.29, "29%"), (0.995, "99.5%")])
