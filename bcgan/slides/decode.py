@@ -1,6 +1,7 @@
 """Decode one image file of any supported format to uint8 RGB, by its content."""
 
 import io
+import itertools
 import math
 import re
 import struct
@@ -25,6 +26,9 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, bo
 CZI_MAGIC = b"ZISRAWFILE"
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7)  # SOF markers
 JPEG_2000_SIZE = re.compile(rb"\xff\x4f\xff\x51.{4}(.{34})", re.DOTALL)
+JPEG_2000_SPACE = re.compile(rb"colr\x01..(.{4})", re.DOTALL)
+SRGB, GRAY, SYCC = 16, 17, 18
+PNG_COLOR_TYPE = 25  # its place in a PNG, after the bits of a sample
 FULL_BITS = 16  # that 16-bit pixels have to use: glass is bright in any slide, so fewer bits mean a smaller range
 WHITE_16 = 0xFF00  # least 16-bit value that is white in 8 bits
 BRIGHT_PERCENTILE = 99.9  # used as the largest value, so that single hot pixels do not count
@@ -92,6 +96,8 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     # OpenCV fills missing parts, reports nothing, and allocates any length that a chunk of a PNG claims.
     if damage := find_damage(data, pixels):
         raise ValueError(f"{name} is truncated or damaged: {damage}. Download or export it again")
+    if _is_wrong_in_opencv(data, kind, name):
+        return _decode_with_pillow(data, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -108,6 +114,33 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     if has_alpha:
         return cv2.cvtColor(lay_on_white(image), cv2.COLOR_BGR2RGB)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_wrong_in_opencv(data: bytes, kind: str | None, name: str) -> bool:
+    """Return whether OpenCV might decode an image of 8 bits to other colors than its format means.
+
+    OpenCV takes the unused byte of a 32-bit BMP for opacity, converts the YCC colors of JPEG 2000 as if they were YUV,
+    and ignores which gray of a PNG is transparent.
+    """
+    if kind == "jp2":
+        return _jpeg_2000_bits(data, name) <= 8
+    if kind == "png" and len(data) > PNG_COLOR_TYPE and data[PNG_COLOR_TYPE] == 0 and data[PNG_COLOR_TYPE - 1] <= 8:
+        names = (chunk for chunk, _ in png_chunks(data))
+        return b"tRNS" in itertools.takewhile(lambda chunk: chunk != b"IDAT", names)
+    return data[:2] == b"BM"
+
+
+def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
+    """Decode an image of 8 bits to uint8 RGB, (height, width, 3), on white where it is transparent.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:
+            return lay_on_white(np.asarray(image.convert("RGBA")))
+    except Exception as error:  # a damaged file ends in whatever its format's reader raises
+        raise ValueError(f"{name} cannot be decoded ({error}). Save it as PNG or TIFF") from error
 
 
 def to_uint8(image: np.ndarray, name: str, largest: int | None) -> np.ndarray:
@@ -186,6 +219,25 @@ def embedded_pixels(data: bytes) -> int:
         return _claimed_pixels(data, "it")
     sizes = [struct.unpack(">8IH", match[1]) for match in JPEG_2000_SIZE.finditer(data)]
     return max((width * height * -(-components // 4) for width, height, *_, components in sizes), default=0)
+
+
+def _jpeg_2000_bits(data: bytes, name: str) -> int:
+    """Return the largest number of bits that a JPEG 2000 image states for a sample; 0 if it states none.
+
+    Raises:
+        ValueError: If its colors are of a space, by ISO/IEC 15444-1, that would be taken for RGB.
+    """
+    if not (match := JPEG_2000_SIZE.search(data)):
+        return 0
+    components = data[match.end() :][: 3 * struct.unpack(">8IH", match[1])[-1]]  # each begins with bits less one
+    bits = max(((value & 0x7F) + 1 for value in components[::3]), default=0)
+    space = JPEG_2000_SPACE.search(data, 0, match.start())
+    code = int.from_bytes(space[1], "big") if space else SRGB
+    if code not in (SRGB, GRAY, SYCC) or (code == SYCC and bits > 8):
+        raise ValueError(
+            f"{name} has {bits}-bit colors of the JPEG 2000 color space {code}, which is not read. Save it as PNG"
+        )
+    return bits
 
 
 def _jpeg_pixels(data: bytes) -> int:

@@ -1,0 +1,94 @@
+"""The same picture has the same colors in every way that a format can store them; unknown color spaces are refused."""
+
+import io
+import struct
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+
+from bcgan.data.histology_phantom.tissue import example_patches
+from bcgan.slides.decode import decode_image
+
+PATCH = example_patches(1)[0][0]
+HEIGHT, WIDTH = PATCH.shape[:2]
+CHANNELS = {0xFF: 0, 0xFF00: 1, 0xFF0000: 2, 0xFF000000: 3}  # the byte of a pixel that a mask selects
+
+
+def bitmap(header_bytes: int, masks: tuple[int, ...]) -> bytes:
+    """PATCH as a 32-bit BMP with masks of red, green, blue and maybe opacity; a byte that no mask selects is 0."""
+    pixels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    for channel, mask in enumerate(masks):
+        if mask:
+            pixels[..., CHANNELS[mask]] = PATCH[..., channel] if channel < 3 else 255
+    data = pixels[::-1].tobytes()
+    header = struct.pack("<IiiHHIIiiII", header_bytes, WIDTH, HEIGHT, 1, 32, 3, len(data), 2835, 2835, 0, 0)
+    header += struct.pack(f"<{len(masks)}I", *masks)
+    header = header.ljust(header_bytes, b"\0")
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(data), 0, 0, 14 + len(header)) + header + data
+
+
+@pytest.mark.parametrize("header_bytes", [40, 52, 56, 108, 124])
+@pytest.mark.parametrize(
+    "masks",
+    [
+        (0xFF0000, 0xFF00, 0xFF),  # as Windows writes pictures of its screen
+        (0xFF000000, 0xFF0000, 0xFF00),
+        (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
+        (0xFF000000, 0xFF0000, 0xFF00, 0xFF),
+    ],
+)
+def test_a_bitmap_has_its_colors_whatever_its_masks(header_bytes, masks):
+    if len(masks) == 4 and header_bytes < 56:
+        masks = masks[:3]  # these headers have no mask of opacity
+    np.testing.assert_array_equal(decode_image(bitmap(header_bytes, masks), "a.bmp"), PATCH)
+
+
+def jpeg_2000(samples: np.ndarray, color_space: int) -> bytes:
+    """A lossless JPEG 2000 file of samples, (height, width, channels), whose header states a color space."""
+    data = bytearray(imagecodecs.jpeg2k_encode(samples, level=0, reversible=True, codecformat="jp2", mct=False))
+    place = data.find(b"colr")
+    data[place + 7 : place + 11] = struct.pack(">I", color_space)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_ycc_colors_are_converted_by_the_standard_or_refused(bits):
+    red, green, blue = np.moveaxis(PATCH.astype(float), -1, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ISO/IEC 15444-1, as in JPEG
+    samples = np.stack([luma, (blue - luma) / 1.772 + 128, (red - luma) / 1.402 + 128], -1).round().clip(0, 255)
+    if bits == 16:
+        with pytest.raises(ValueError, match=r"color space 18, which is not read\. Save it as PNG"):
+            decode_image(jpeg_2000(samples.astype(np.uint16) * 257, 18), "a.jp2")
+        return
+    decoded = decode_image(jpeg_2000(samples.astype(np.uint8), 18), "a.jp2")
+    assert np.abs(decoded.astype(int) - PATCH).max() <= 2  # samples are rounded
+
+
+@pytest.mark.parametrize("color_space", [0, 3, 12, 14, 20, 21, 24])
+def test_color_spaces_that_would_be_taken_for_rgb_are_refused(color_space):
+    with pytest.raises(ValueError, match=f"color space {color_space}, which is not read"):
+        decode_image(jpeg_2000(PATCH, color_space), "a.jp2")
+    np.testing.assert_array_equal(decode_image(jpeg_2000(PATCH, 16), "a.jp2"), PATCH)
+
+
+def test_gray_with_opacity_lies_on_white():
+    gray, opacity = PATCH[..., 0], np.full((HEIGHT, WIDTH), 255, np.uint8)
+    opacity[:20] = 0
+    file = io.BytesIO()
+    Image.fromarray(np.stack([gray, opacity], -1), "LA").save(file, "JPEG2000")
+    expected = np.where(opacity == 0, 255, gray)[..., None].repeat(3, -1)
+    np.testing.assert_array_equal(decode_image(file.getvalue(), "a.jp2"), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_the_transparent_color_of_a_png_is_white(mode):
+    image = Image.fromarray(PATCH).convert(mode)
+    color = image.getpixel((25, 25))
+    file = io.BytesIO()
+    image.save(file, "PNG", transparency=color)
+    samples = np.asarray(image)
+    is_clear = (samples == color) if samples.ndim == 2 else (samples == color).all(-1)
+    expected = np.where(is_clear[..., None], 255, np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(decode_image(file.getvalue(), "a.png"), expected)
