@@ -291,12 +291,13 @@ def _check_thousands(rows: list[tuple[int, dict[str, str]]], path: Path) -> None
 
 
 def _read_workbook(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the number, from 1 on, and the cells of each row of a workbook's first sheet that is not empty."""
+    """Return the number, from 1 on, and the cells of each row that is not empty of a workbook's first visible sheet."""
     try:
         from openpyxl import load_workbook
 
         with path.open("rb") as file:
-            sheet = load_workbook(file, read_only=True, data_only=True, keep_links=False).worksheets[0]
+            sheets = load_workbook(file, read_only=True, data_only=True, keep_links=False).worksheets
+            sheet = next(sheet for sheet in sheets if sheet.sheet_state == "visible")  # every workbook has one
             sheet.reset_dimensions()  # some programs state too few
             rows = [[_cell_text(value) for value in line] for line in sheet.iter_rows(values_only=True)]
     except ImportError as error:

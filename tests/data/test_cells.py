@@ -1,5 +1,6 @@
 """Cells of tables that spreadsheets changed, and names that are those of no patient."""
 
+import datetime
 import re
 from pathlib import Path
 
@@ -95,6 +96,38 @@ def test_numbers_with_more_digits_than_a_spreadsheet_keeps_are_refused(tmp_path)
     """Excel stores 202401012345678901 as this float, and 202401012345678902 too."""
     with pytest.raises(InputError, match=r"patient is '2\.02401012345678\d*e\+17', a number in scientific notation"):
         read_labels(write_table(tmp_path / "t.xlsx", ROW | {"patient": 2.02401012345678901e17}), ClassNames(()))
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (datetime.datetime(2026, 3, 5), "2026-03-05 00:00:00"), (datetime.date(2026, 3, 5), "2026-03-05 00:00:00"),
+        (datetime.time(1, 5), "01:05:00"), (datetime.timedelta(days=1, minutes=5), "1 day, 0:05:00"),
+        ("5-Mar", "5-Mar"), ("05-Mar", "05-Mar"), ("Mar-05", "Mar-05"), ("5. Mrz", "5. Mrz"), ("05-mars", "05-mars"),
+        ("5-Mar-26", "5-Mar-26"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("column", ["patient", "image", "label"])
+def test_names_that_a_spreadsheet_changed_to_dates_are_refused(tmp_path, value, name, column):
+    """Other cells of the column stay names: patient 5-3 would count as two."""
+    with pytest.raises(InputError, match=f"row 3: {column} is {re.escape(repr(name))}, a date or a time"):
+        read_labels(write_table(tmp_path / "t.xlsx", ROW, ROW | {column: value}), ClassNames(()))
+
+
+@pytest.mark.parametrize("name", ["MAR-05", "mai-12", "5-3", "2026-03-05", "Marta-05", "12-Maren-1", "p5-Mar"])
+def test_names_that_only_resemble_dates_are_patients(name):
+    check_patient(name, "here")
+
+
+def test_a_hidden_sheet_is_not_read(tmp_path):
+    path = write_table(tmp_path / "t.xlsx", ROW | {"patient": "shown"})
+    workbook = openpyxl.load_workbook(path)
+    hidden = workbook.copy_worksheet(workbook.active)
+    workbook.move_sheet(hidden, -1)
+    hidden.sheet_state = "hidden"
+    hidden.cell(2, list(ROW).index("patient") + 1).value = "hidden"
+    workbook.save(path)
+    assert [row.patient for row in read_labels(path, ClassNames(()))] == ["shown"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
