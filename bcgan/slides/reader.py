@@ -12,7 +12,7 @@ from bcgan.slides.base import SlideImage
 from bcgan.slides.damage import find_damage
 from bcgan.slides.decode import MAX_PIXELS, TIFF_MAGIC, decode_flat, flat_mpp, is_container, lay_on_white
 from bcgan.slides.files import ImageFile, printable, sniff
-from bcgan.slides.scale import Mpp, make_mpp
+from bcgan.slides.scale import Mpp, doubt_size, find_aperio_sizes, make_mpp
 
 HEAD_BYTES = 512  # that identify the type of a file
 MAX_FLAT_BYTES = 2**28
@@ -53,6 +53,8 @@ class VendorSlide(SlideImage):
         ]
         source = "DICOM" if properties.get("openslide.vendor") == "dicom" else "vendor"
         mpp = make_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y"), source)
+        if properties.get("openslide.vendor") == "aperio":
+            mpp = doubt_size(mpp, self._slide.dimensions, find_aperio_sizes(properties.get("openslide.comment", "")))
         super().__init__(name, sizes, mpp, (BLOCK_PX, BLOCK_PX))
 
     def downsample(self, level: int) -> tuple[float, float]:

@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bcgan.errors import InputError
@@ -24,6 +25,8 @@ IMAGEJ_UNITS = {
     "centimeters": 1e4, "inch": 25_400.0, "inches": 25_400.0, "nanometer": 1e-3, "centimeter": 1e4,
 }  # fmt: skip
 TIFF_UNITS = {2: (25_400.0, "dots an inch"), 3: (10_000.0, "pixels a centimetre")}  # microns in a ResolutionUnit
+# `800x800 [0,100 400x400] (256x256)`, the second line: the scan and, in brackets, the part of it that is stored
+APERIO_SIZES = re.compile(r"[^\n]*\n\s*(\d+)x(\d+)(?:\s*\[\d+,\d+[ ,](\d+)x(\d+)\])?")
 REMEDY = "Give the true one with --mpp"
 
 
@@ -34,6 +37,7 @@ class Mpp(NamedTuple):
     y: float
     source: str  # "user", "data set", "OME", "vendor", "DICOM", "ImageJ", "TIFF" or "PNG"
     stated: str = ""  # the value as the file has it, for messages
+    other_size: str = ""  # of the image that the metadata describe, "<width>x<height>", if it is not that of this image
 
 
 class Scale(NamedTuple):
@@ -133,7 +137,29 @@ def imagej_mpp(metadata: dict, x_resolution: float, y_resolution: float) -> Mpp 
 
 def is_plausible(mpp: Mpp) -> bool:
     """Return whether an image of a microscope or a scanner can have a resolution; those meant for printing cannot."""
-    return min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= MAX_MPP
+    return not mpp.other_size and min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= MAX_MPP
+
+
+def doubt_size(mpp: Mpp | None, size: tuple[int, int], described: Sequence[tuple[int, int]]) -> Mpp | None:
+    """Return a resolution, marked as that of another image unless the metadata describe one of this size.
+
+    Programs that resize or crop an image may keep its metadata, and nothing tells which of both was done.
+
+    Args:
+        mpp: That the metadata state; `None` if they state none.
+        size: (width, height) of this image, pixels.
+        described: Sizes that the metadata name; a turned image has the sides of the original.
+    """
+    if mpp is None or not described or sorted(size) in map(sorted, described):
+        return mpp
+    return mpp._replace(other_size="{}x{}".format(*described[-1]))
+
+
+def find_aperio_sizes(description: str) -> list[tuple[int, int]]:
+    """Return the sizes, pixels, that an Aperio description names first: of the scan and of the part that is stored."""
+    match = APERIO_SIZES.match(description)
+    sides = [int(side) for side in match.groups() if side] if match else []
+    return list(zip(sides[::2], sides[1::2], strict=True))
 
 
 def contradicts(stated: Mpp | None, mpp: float) -> bool:
@@ -152,9 +178,14 @@ def check_believable(mpp: Mpp, name: str, model_mpp: float | None = None) -> Non
     """
     max_enlargement = MAX_ENLARGEMENT_BY_TAGS if mpp.source in ("TIFF", "PNG") else MAX_ENLARGEMENT
     max_mpp = MAX_MPP if model_mpp is None else min(MAX_MPP, max_enlargement * model_mpp)
+    stated = f" ({mpp.stated})" if mpp.stated else ""
+    if mpp.other_size:
+        raise ValueError(
+            f"{name} states {mpp.x:.4g} microns a pixel in its {mpp.source} metadata{stated}, which describe an image "
+            f"of {mpp.other_size} pixels: another program resized or cropped it. {REMEDY}"
+        )
     if min(mpp.x, mpp.y) >= MIN_MPP and max(mpp.x, mpp.y) <= max_mpp:
         return
-    stated = f" ({mpp.stated})" if mpp.stated else ""
     wrong = min(mpp.x, mpp.y) if min(mpp.x, mpp.y) < MIN_MPP else max(mpp.x, mpp.y)
     raise ValueError(
         f"{name} states {wrong:.4g} microns a pixel in its {mpp.source} metadata{stated}, which cannot be "

@@ -17,7 +17,7 @@ import tifffile
 
 from bcgan.slides.base import SlideImage
 from bcgan.slides.levels import is_same_picture
-from bcgan.slides.scale import Mpp, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
+from bcgan.slides.scale import Mpp, doubt_size, find_aperio_sizes, imagej_mpp, make_mpp, ome_mpp, tiff_mpp
 from bcgan.slides.tiff_metadata import (
     are_color_channels,
     color_channel,
@@ -32,7 +32,7 @@ from bcgan.slides.tiff_metadata import (
 from bcgan.slides.tiff_pixels import check_layout, decode_segment, largest_color, to_rgb
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
-APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.]+)")
+APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.,]+)")
 CACHE_BYTES = 2**27  # of decoded strips and tiles
 BLOCK_PX = 2048
 MAX_PAGES = 20_000
@@ -168,10 +168,12 @@ class TiffSlide(SlideImage):
 
     def _find_mpp(self, page: tifffile.TiffPage) -> Mpp | None:
         """Return the resolution that the first page states: by OME, Aperio, ImageJ or TIFF tags, in this order."""
-        if mpp := ome_mpp(self._image.get("pixels", {})):
-            return mpp
+        pixels, size = self._image.get("pixels", {}), (page.imagewidth, page.imagelength)
+        if mpp := ome_mpp(pixels):
+            return doubt_size(mpp, size, [(int(pixels["SizeX"]), int(pixels["SizeY"]))])
         if match := APERIO_MPP.search(page.description or ""):
-            return make_mpp(match[1], None, "vendor", match[0])
+            mpp = make_mpp(match[1].replace(",", "."), None, "vendor", match[0])
+            return doubt_size(mpp, size, find_aperio_sizes(page.description))
         x_resolution, y_resolution = (_to_float(page.tags.valueof(tag)) for tag in (282, 283))  # X- and YResolution
         metadata = self._tiff.imagej_metadata if self._tiff.is_imagej else None
         if metadata and "unit" in metadata:

@@ -1,5 +1,6 @@
 """The resolution that an image states, whether it is plausible, and images without a resolution."""
 
+import io
 import re
 
 import numpy as np
@@ -63,6 +64,44 @@ def test_the_source_of_a_resolution_is_stated(tmp_path, name):
     with open_image(path) as image:
         source = {"ome": "OME", "ima": "ImageJ", "pho": "DICOM"}.get(name[:3], "TIFF")
         assert (image.mpp.x, image.mpp.y, image.mpp.source) == (*(pytest.approx(v) for v in (2.0, 1.0)), source)
+
+
+def ome_description(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    metadata = {"axes": "YXS", "PhysicalSizeX": 4.0, "PhysicalSizeY": 4.0}
+    tifffile.imwrite(file, picture, ome=True, photometric="rgb", metadata=metadata)
+    with tifffile.TiffFile(io.BytesIO(file.getvalue())) as tiff:
+        return tiff.pages[0].description.encode()
+
+
+APERIO = "Aperio Image Library v12.0.15\r\n{} (256x256) JPEG/RGB Q=70|AppMag = 2|MPP = {}"
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+@pytest.mark.parametrize("tile", [None, (256, 256)])  # OpenSlide reads Aperio's format if it has tiles
+@pytest.mark.parametrize(
+    ("describe", "source"),
+    [
+        (ome_description, "OME"),
+        (lambda _: APERIO.format("350x400", "4.0"), "vendor"),
+        (lambda _: APERIO.format("900x800 [0,100 350x400]", "4.0"), "vendor"),
+        (lambda _: APERIO.format("900x800 [0,100,350x400]", "4,000"), "vendor"),
+    ],
+)
+def test_metadata_of_an_image_of_another_size_are_not_believed(tmp_path, describe, source, tile, is_changed):
+    """Programs that resize an image keep them: the resolution would be wrong by the factor of the sizes."""
+    picture, path = containers.picture(8, 7), tmp_path / "a.tif"
+    shown = picture[::2, ::2] if is_changed else picture
+    tifffile.imwrite(path, shown, description=describe(picture), metadata=None, photometric="rgb", tile=tile)
+    with open_image(path) as image:
+        assert image.mpp[:3] == (4.0, 4.0, source)
+        assert scales.is_plausible(image.mpp) == (not is_changed)
+        if is_changed:
+            words = r"a\.tif states 4 microns .* which describe an image of 350x400 pixels: .* --mpp"
+            with pytest.raises(ValueError, match=words):
+                cut_patches(image, MODEL)
+        given = Mpp(8.0, 8.0, "user") if is_changed else None
+        assert len(cut_patches(image, MODEL, given).coords) == 56
 
 
 @pytest.mark.parametrize("dots", [25.4, 72, 96, 150, 300, 600, 1200])
