@@ -181,7 +181,7 @@ def describe_unused(annotations: AnnotationFile) -> list[str]:
     if shapes := [f"{num} {kind} of {escape_name(name)}" for (name, kind), num in sorted(annotations.shapes.items())]:
         sentences.append(f"{where}: points and lines have no area and decide nothing: {', '.join(shapes)}")
     if skipped := [f"{num} {kind}" for kind, num in sorted(annotations.skipped.items())]:
-        sentences.append(f"{where}: objects that are no annotations are skipped: {', '.join(skipped)}")
+        sentences.append(f"{where}: these objects are skipped: {', '.join(skipped)}")
     return sentences
 
 
@@ -255,6 +255,10 @@ def _add_feature(annotations: AnnotationFile, feature: dict) -> AnnotationFile:
     properties = feature.get("properties") or {}
     if (object_type := _object_type(feature, properties)) in COMPUTED_TYPES:
         annotations.skipped[object_type] += 1
+        return annotations
+    plane = (feature.get("geometry") or {}).get("plane") or {}  # QuPath writes it if it is not the first one
+    if plane.get("z") or plane.get("t"):
+        annotations.skipped["on another plane than the first, which is read"] += 1
         return annotations
     geometries = list(_iterate_geometries(feature.get("geometry")))
     if not geometries:

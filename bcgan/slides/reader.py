@@ -212,8 +212,7 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
                 if damage := find_damage(frame, pixels_claimed // frames):
                     raise ValueError(damage)
         pixels = pixel_array(dataset)
-        spacing = dataset.get("PixelSpacing") or dataset.get("NominalScannedPixelSpacing") or ()
-        spacing = [float(side) for side in spacing]
+        spacing = _find_spacing(dataset)
     except Exception as error:  # pydicom raises many types for damaged files
         raise ValueError(f"{name} is not a DICOM image that can be read ({type(error).__name__}: {error})") from error
     if pixels.ndim == 4:
@@ -226,3 +225,14 @@ def _open_dicom(file: Any, name: str) -> SlideImage:
     # PixelSpacing is in mm, between rows (y) first, then between columns (x).
     mpp = make_mpp(spacing[1] * 1e3, spacing[0] * 1e3, "DICOM", stated) if len(spacing) == 2 else None
     return FlatImage(np.ascontiguousarray(pixels), name, mpp)
+
+
+def _find_spacing(dataset: Any) -> list[float]:
+    """Return the spacing of pixels in mm that a DICOM data set states, of rows and of columns; [] without one.
+
+    Enhanced images and slides state it in the functional groups that their frames share.
+    """
+    (groups,) = dataset.get("SharedFunctionalGroupsSequence") or ({},)
+    (measures,) = groups.get("PixelMeasuresSequence") or ({},)
+    stated = (item.get(name) for item in (dataset, measures) for name in ("PixelSpacing", "NominalScannedPixelSpacing"))
+    return [float(side) for side in next(filter(None, stated), ())]

@@ -304,7 +304,7 @@ def test_tile_reports_objects_that_decide_nothing(source, capsys):
     assert run_tile(source) == 0
     messages = capsys.readouterr().err
     assert "P1_b.geojson: 2 annotations without a class decide nothing" in messages
-    assert "P1_b.geojson: objects that are no annotations are skipped: 1 cell" in messages
+    assert "P1_b.geojson: these objects are skipped: 1 cell" in messages
     assert "P1_b.geojson: points and lines have no area and decide nothing: 1 Point of Tumor" in messages
     assert "P9_a.geojson belongs to no slide (1 such files" in messages
 

@@ -312,3 +312,19 @@ def test_a_ring_of_two_labels_is_refused_however_it_is_drawn(read, other):
 @pytest.mark.parametrize("other", OTHER_RINGS)
 def test_another_ring_of_the_same_corners_may_have_another_label(read, other):
     check_contents(read(ring_features(L_SHAPE, OTHER_RINGS[other])), qupath.Decisions())
+
+
+@pytest.mark.parametrize(
+    ("plane", "is_read"),
+    [
+        ({}, True),
+        ({"c": -1, "z": 0, "t": 0}, True),
+        ({"c": 1, "z": 0, "t": 0}, True),
+        ({"z": 3}, False),
+        ({"z": 0, "t": 2}, False),
+    ],
+)
+def test_annotations_of_another_plane_than_the_one_that_is_read_are_skipped(read, plane, is_read):
+    annotations = read([feature("a", {**POLYGON, "plane": plane}), feature("a", POLYGON)])
+    assert len(annotations.polygons) == 1 + is_read
+    assert any("skipped: 1 on another plane" in text for text in qupath.describe_unused(annotations)) != is_read

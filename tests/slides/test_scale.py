@@ -4,6 +4,7 @@ import io
 import re
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 
@@ -197,3 +198,20 @@ def test_invalid_numbers_give_no_resolution():
     assert [make_mpp(value, None, "vendor") for value in (None, "", "0", "nan", "-2", "inf")] == [None] * 6
     assert make_mpp("0.25", "0.5", "vendor") == Mpp(0.25, 0.5, "vendor")
     assert scales.MAX_ENLARGEMENT * MODEL.mpp < 25_400 / 1200
+
+
+@pytest.mark.parametrize("keyword", ["PixelSpacing", "NominalScannedPixelSpacing"])
+@pytest.mark.parametrize("is_shared", [False, True])  # by all frames: where enhanced images and slides have it
+def test_a_dicom_image_states_its_resolution(tmp_path, keyword, is_shared):
+    path = containers.write(tmp_path / "photo.dcm", containers.picture(1, 1), (2.0, 1.0))
+    dataset = pydicom.dcmread(path)
+    spacing = dataset.PixelSpacing
+    del dataset.PixelSpacing
+    measures, groups = pydicom.Dataset(), pydicom.Dataset()
+    setattr(measures if is_shared else dataset, keyword, spacing)
+    groups.PixelMeasuresSequence = [measures]
+    if is_shared:
+        dataset.SharedFunctionalGroupsSequence = [groups]
+    dataset.save_as(path)
+    with open_image(path) as image:
+        assert image.mpp[:3] == (pytest.approx(2.0), pytest.approx(1.0), "DICOM")
