@@ -20,6 +20,8 @@ IMAGE_CODECS = (
 )  # fmt: skip
 MAX_CLAIM_RATIO = 2  # pixels that a strip's or a tile's own header may claim, for one that the TIFF states
 READABLE = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR", "SEPARATED")
+# YCbCrCoefficients, and the values of black and white in ReferenceBlackWhite; what TIFFs of JPEG's colors state
+YCBCR_TAGS = {529: np.array([0.299, 0.587, 0.114]), 532: np.array([0, 255, 128, 255, 128, 255])}
 PREMULTIPLIED, TRANSPARENCY = 1, 2  # ExtraSamples that are alpha; 0 is anything else, which is not shown
 
 
@@ -43,8 +45,11 @@ def check_layout(page: tifffile.TiffPage, name: str, file_size: int) -> None:
     if codec not in PLAIN_CODECS + IMAGE_CODECS:
         raise ValueError(f"{name} has {codec} compression, which is not read. Save it with JPEG or Deflate")
     subsampling = tuple(page.tags.valueof(530, default=(1, 1)))
-    if kind == "YCBCR" and subsampling != (1, 1) and codec not in IMAGE_CODECS:
-        raise ValueError(f"{name} has subsampled YCbCr pixels without JPEG compression. Save it as RGB")
+    if kind == "YCBCR" and codec not in IMAGE_CODECS and (subsampling != (1, 1) or not _has_usual_ycbcr(page)):
+        raise ValueError(
+            f"{name} has YCbCr pixels without JPEG compression that are subsampled or not of the full range. Save it "
+            "as RGB"
+        )
     if page.dtype not in (np.uint8, np.uint16, np.bool_):
         raise ValueError(f"{name} has {page.dtype} pixels; only 8 and 16 bits are read. Convert it to 8 bits")
 
@@ -127,6 +132,15 @@ def _scale_few_bits(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
         return pixels
     table = np.rint(np.arange(256) * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
     return table[pixels]
+
+
+def _has_usual_ycbcr(page: tifffile.TiffPage) -> bool:
+    """Return whether YCbCr samples use all values from 0 to 255, by JPEG's formula; a page that states nothing does."""
+    for tag, usual in YCBCR_TAGS.items():
+        stated = np.reshape(page.tags.valueof(tag, default=[(value, 1) for value in usual]), (-1, 2)).astype(float)
+        if not np.allclose(stated[:, 0], usual * stated[:, 1], rtol=0.01):
+            return False
+    return True
 
 
 def _color_type(page: tifffile.TiffPage) -> str:

@@ -6,6 +6,7 @@ import struct
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from bcgan.data.histology_phantom.tissue import example_patches
@@ -53,17 +54,44 @@ def jpeg_2000(samples: np.ndarray, color_space: int) -> bytes:
     return bytes(data)
 
 
+def ycc_samples() -> np.ndarray:
+    """PATCH as luminance and two color differences, by the formula of JPEG, JPEG 2000 and TIFF."""
+    red, green, blue = np.moveaxis(PATCH.astype(float), -1, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    samples = np.stack([luma, (blue - luma) / 1.772 + 128, (red - luma) / 1.402 + 128], -1)
+    return samples.round().clip(0, 255).astype(np.uint8)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_ycc_colors_are_converted_by_the_standard_or_refused(bits):
-    red, green, blue = np.moveaxis(PATCH.astype(float), -1, 0)
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ISO/IEC 15444-1, as in JPEG
-    samples = np.stack([luma, (blue - luma) / 1.772 + 128, (red - luma) / 1.402 + 128], -1).round().clip(0, 255)
     if bits == 16:
         with pytest.raises(ValueError, match=r"color space 18, which is not read\. Save it as PNG"):
-            decode_image(jpeg_2000(samples.astype(np.uint16) * 257, 18), "a.jp2")
+            decode_image(jpeg_2000(ycc_samples().astype(np.uint16) * 257, 18), "a.jp2")
         return
-    decoded = decode_image(jpeg_2000(samples.astype(np.uint8), 18), "a.jp2")
+    decoded = decode_image(jpeg_2000(ycc_samples(), 18), "a.jp2")
     assert np.abs(decoded.astype(int) - PATCH).max() <= 2  # samples are rounded
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "range_", "is_read"),
+    [
+        (None, None, True),
+        ((299, 1000, 587, 1000, 114, 1000), (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1), True),
+        (None, (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1), False),  # of video
+        ((2126, 10000, 7152, 10000, 722, 10000), None, False),
+    ],
+)
+def test_ycc_colors_of_a_tiff_that_have_another_range_or_formula_are_refused(coefficients, range_, is_read):
+    tags = [(529, "2I", 3, coefficients), (530, "H", 2, (1, 1)), (532, "2I", 6, range_)]
+    tags = [(*tag, True) for tag in tags if tag[-1]]
+    file = io.BytesIO()
+    tifffile.imwrite(file, ycc_samples(), photometric="ycbcr", metadata=None, extratags=tags)
+    if is_read:
+        decoded = decode_image(file.getvalue(), "a.tif")
+        assert np.abs(decoded.astype(int) - PATCH).max() <= 2
+        return
+    with pytest.raises(ValueError, match=r"a\.tif has YCbCr pixels without JPEG compression .* Save it as RGB"):
+        decode_image(file.getvalue(), "a.tif")
 
 
 @pytest.mark.parametrize("color_space", [0, 3, 12, 14, 20, 21, 24])
