@@ -25,7 +25,7 @@ STATE = "unfinished.json"  # in a partial folder: key, commit, seconds of earlie
 # Numbers of what stages and commands compute. Raise one when the same settings and inputs give other outputs: it then
 # runs again in existing runs, and reuses its cached trainings and predictions.
 DEFINITIONS = {
-    "preprocess": 1, "evaluate": 2, "ablation": 1, "cross_validation": 1, "learning_curve": 1,
+    "preprocess": 1, "evaluate": 3, "ablation": 1, "cross_validation": 1, "learning_curve": 1,
     "release": 1, "tune": 1,  # commands, which write it into their results
 }  # fmt: skip
 CACHE = "cache"

@@ -123,6 +123,19 @@ def training_noise(by_training: np.ndarray) -> tuple[TrainingNoise, ...]:
     return (TrainingNoise(variance, count - 1),) if variance > 0 else ()
 
 
+def _noise_of_difference(candidate: np.ndarray, reference: np.ndarray, is_shared: bool) -> tuple[TrainingNoise, ...]:
+    """Return the noise of the difference of two means over trainings, (trainings,) each.
+
+    Args:
+        is_shared: Whether a single training, which shows nothing of how such trainings vary, is taken to vary as the
+            several of the other one do.
+    """
+    several, single = sorted((candidate, reference), key=len, reverse=True)
+    if is_shared and len(single) == 1:
+        return tuple(noise._replace(variance=(1 + len(several)) * noise.variance) for noise in training_noise(several))
+    return training_noise(candidate) + training_noise(reference)
+
+
 def widen(resamples: np.ndarray, noises: tuple[TrainingNoise, ...], num_patients: int, confidence: float) -> np.ndarray:
     """Return resamples of patients, spread further about their mean by what trainings vary.
 
@@ -212,7 +225,12 @@ def patients_of_metric(metric: str, labels: np.ndarray, patients: np.ndarray) ->
 
 
 def paired_difference(
-    candidate: np.ndarray, reference: np.ndarray, patients: np.ndarray, confidence: float, same_seeds: bool = False
+    candidate: np.ndarray,
+    reference: np.ndarray,
+    patients: np.ndarray,
+    confidence: float,
+    same_seeds: bool = False,
+    are_trainings: bool = False,
 ) -> dict[str, float | None]:
     """Return {value, low, high, p, p_floor} of candidate minus reference: a paired bootstrap test.
 
@@ -226,12 +244,14 @@ def paired_difference(
         confidence: In (0, 1).
         same_seeds: Whether trainings are paired too, such as by the patients that they were trained on. Defaults to
             False.
+        are_trainings: Whether both are trained networks: a single training is then taken to vary as those of the other
+            do. Defaults to False.
     """
     gain = candidate.mean(0) - reference.mean(0)
     if same_seeds:
         noises = training_noise(candidate[:, 0] - reference[:, 0])
     else:
-        noises = training_noise(candidate[:, 0]) + training_noise(reference[:, 0])
+        noises = _noise_of_difference(candidate[:, 0], reference[:, 0], are_trainings)
     defined_gains, num_patients = gain[1:][np.isfinite(gain[1:])], len(np.unique(patients))
     gain[1:] = widen(gain[1:], noises, num_patients, confidence)
     estimate = percentile_interval(gain[None], patients, confidence)
@@ -251,18 +271,21 @@ def compare_metrics(
     labels: np.ndarray,
     patients: np.ndarray,
     confidence: float,
+    are_trainings: bool = False,
 ) -> list[dict[str, Any]]:
     """Return {metric, value, low, high, p, p_floor} of candidate minus reference, for each of COMPARED_METRICS.
 
     Args:
         candidate, reference: From `bootstrap_metrics`, with the same patches and weights.
         labels, patients: (n,). Of each patch.
-        confidence: In (0, 1).
+        confidence, are_trainings: As `paired_difference` takes them.
     """
     differences = []
     for metric in COMPARED_METRICS:
         limiting = patients_of_metric(metric, labels, patients)
-        difference = paired_difference(candidate[metric], reference[metric], limiting, confidence)
+        difference = paired_difference(
+            candidate[metric], reference[metric], limiting, confidence, are_trainings=are_trainings
+        )
         differences.append({"metric": metric, **difference})
     return differences
 

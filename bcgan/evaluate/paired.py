@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.classes import ClassPairs
+from bcgan.classifiers import CLASSIFIERS
 from bcgan.data.records import UNKNOWN
 from bcgan.data.slide_names import slide_names
 from bcgan.errors import InputError
@@ -83,7 +84,7 @@ def compare_runs(
             for predictions, run_rows in zip(by_run, rows, strict=True)
         )
         differences = intervals.compare_metrics(
-            candidate_metrics, reference_metrics, labels, patients, settings.confidence_level
+            candidate_metrics, reference_metrics, labels, patients, settings.confidence_level, name in CLASSIFIERS
         )
         results += [{"classifier": name, **difference, **counts} for difference in differences]
     return results

@@ -326,9 +326,10 @@ def _compare_classifiers(
         {"classifier": name, "reference": reference, **difference}
         for name, reference in pairs
         for difference in intervals.compare_metrics(
-            bootstrapped[name], bootstrapped[reference], labels, patients, settings.confidence_level
+            bootstrapped[name], bootstrapped[reference], labels, patients, settings.confidence_level,
+            CLASSIFIERS.keys() >= {name, reference},
         )
-    ]
+    ]  # fmt: skip
 
 
 def _log_results(results: dict, audit: dict) -> None:

@@ -43,6 +43,24 @@ def test_a_difference_of_two_recipes_that_are_alike_has_an_interval_with_zero(co
     assert np.mean(np.array(ps) < 0.05) == pytest.approx(1 - np.mean(covered), abs=0.02)
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.4])
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("single_is_candidate", [True, False])
+def test_a_single_training_is_taken_to_vary_as_those_that_it_is_compared_with(count, spread, single_is_candidate):
+    rng, covered, without = np.random.default_rng(6), [], []
+    for _ in range(SIMULATIONS):
+        values = simulate(rng, spread * rng.normal(size=count), rng.normal())
+        single = np.full((1, values.shape[1]), spread * rng.normal())
+        pair = (single, values) if single_is_candidate else (values, single)
+        for estimates, are_trainings in ((covered, True), (without, False)):
+            estimate = intervals.paired_difference(*pair, PATIENTS, 0.95, are_trainings=are_trainings)
+            estimates.append(estimate["low"] <= 0 <= estimate["high"])
+    assert (0.87 if count == 2 else 0.91) <= np.mean(covered) <= 0.985
+    assert np.mean(without) < 0.80 or spread < 1
+    first = intervals.paired_difference(single, single + 1, PATIENTS, 0.95, are_trainings=True)
+    assert first == intervals.paired_difference(single, single + 1, PATIENTS, 0.95)  # nothing is known of two
+
+
 def test_small_p_values_are_as_rare_as_they_say():
     """A p that is corrected for the number of differences is read far from 0.05."""
     rng, ps = np.random.default_rng(5), []
