@@ -55,8 +55,8 @@ def test_a_single_training_is_taken_to_vary_as_those_that_it_is_compared_with(co
         for estimates, are_trainings in ((covered, True), (without, False)):
             estimate = intervals.paired_difference(*pair, PATIENTS, 0.95, are_trainings=are_trainings)
             estimates.append(estimate["low"] <= 0 <= estimate["high"])
-    assert (0.87 if count == 2 else 0.91) <= np.mean(covered) <= 0.985
-    assert np.mean(without) < 0.80 or spread < 1
+    assert (0.85 if count == 2 else 0.89) <= np.mean(covered) <= 0.985
+    assert np.mean(without) < 0.85 or spread < 1
     first = intervals.paired_difference(single, single + 1, PATIENTS, 0.95, are_trainings=True)
     assert first == intervals.paired_difference(single, single + 1, PATIENTS, 0.95)  # nothing is known of two
 
