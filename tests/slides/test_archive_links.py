@@ -61,11 +61,9 @@ def zipped() -> bytes:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize(
-    ("name", "data"), [("a.tar", tarred()), ("hard.tar", tarred(hard=True)), ("a.zip", zipped())], ids=str
-)
-def test_links_are_followed_in_the_archive_and_broken_ones_cannot_be_read(tmp_path, name, data, strict):
-    path = write(tmp_path / name, data)
+@pytest.mark.parametrize("name", ["a.tar", "hard.tar", "a.zip"])
+def test_links_are_followed_in_the_archive_and_broken_ones_cannot_be_read(tmp_path, name, strict):
+    path = write(tmp_path / name, zipped() if name == "a.zip" else tarred(hard=name == "hard.tar"))
     images = {image.name: image for image in (iterate_images((path,)) if strict else find_images([str(path)]))}
     expected = {name: content for name, content in FILES.items() if "/." not in name}
     expected |= {name: content for name, (_, content) in LINKS.items() if content}
