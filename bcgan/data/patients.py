@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable
+from urllib.parse import quote, unquote
 
 from bcgan.errors import InputError
 from bcgan.slides.files import strip_suffixes
@@ -24,13 +25,21 @@ def normalize_patient(text: str) -> str:
 
     Unicode is composed (NFC) and path separators become forward slashes. Invisible characters at both ends are removed
     (spaces of any kind, zero-width characters, byte order marks, carriage returns), and what spreadsheets write around
-    a number that is text, `'8863` or `="8863"`.
+    a number that is text, `'8863` or `="8863"`. A name that `escape_patient` made is the patient's again; another
+    one with `%` stays.
     """
+    if "%" in text and text == escape_patient(decoded := unquote(text)):
+        text = decoded
     text = unicodedata.normalize("NFC", SEPARATOR.sub("/", text))
     trimmed = None
     while trimmed != text:
         trimmed, text = text, EXCEL_TEXT.sub(_excel_content, text.strip().strip(INVISIBLE))
     return text
+
+
+def escape_patient(name: str) -> str:
+    """Return a patient's name for names of files, percent-encoded as in a URL, `_` included."""
+    return quote(name, safe="", errors="surrogateescape").replace("_", "%5F")
 
 
 def _excel_content(match: re.Match) -> str:

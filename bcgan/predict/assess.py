@@ -11,6 +11,7 @@ import pandas as pd
 
 from bcgan import data, progress, runs
 from bcgan.data.idc.scan import OFFICIAL_LISTS
+from bcgan.data.patients import normalize_patient
 from bcgan.data.records import Record
 from bcgan.data.splits import read_lists
 from bcgan.errors import InputError
@@ -155,7 +156,7 @@ def _warn_of_training_patients(records: list[Record], card: Card, data_name: str
     index = runs.root() / str(training_data.get("experiment")) / "preprocess" / "index.csv"
     if index.is_file():
         table = pd.read_csv(index, usecols=["patient", "role"], dtype=str, keep_default_na=False)
-        roles |= dict(zip(table["patient"], table["role"], strict=True))
+        roles |= dict(zip(map(normalize_patient, table["patient"]), table["role"], strict=True))
     known = {name for name, role in roles.items() if card.is_trained_on_all or role == "train"}
     patients = {record.patient for record in records}
     if training_data.get("data") == data_name:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from bcgan import progress
 from bcgan.classes import CLASSES
 from bcgan.data.idc.scan import MICRONS
 from bcgan.data.idc.scan import NATIVE_SIZE as SIZE
-from bcgan.data.patients import PATIENT_REMEDY, check_spellings, normalize_patient
+from bcgan.data.patients import PATIENT_REMEDY, check_spellings, escape_patient, normalize_patient
 from bcgan.errors import InputError
 from bcgan.predict.slidewise import Slide
 from bcgan.preprocess.images import encode_png
@@ -85,7 +84,7 @@ class TileJob(NamedTuple):
                 be read.
             InputError: If a class is undecided, or a malignant one has no area.
         """
-        patient = escaped_patient(slide, self.patient)
+        patient = escape_patient(find_patient(slide.path.name, self.patient))
         annotations = read_annotations(slide, self)
         with open_image(slide.image or slide.path) as image:
             if num_outside := count_polygons_outside(annotations, image.size):
@@ -131,15 +130,6 @@ def find_patient(file_name: str, pattern: str | None) -> str:
             "a pattern with a slash, such as cohort/([^/]+)/, is searched in the whole path."
         )
     return name
-
-
-def escaped_patient(slide: Slide, pattern: str | None) -> str:
-    """Return the patient for names of archive members, percent-encoded as in a URL, `_` included.
-
-    Raises:
-        ValueError: The pattern matches nothing.
-    """
-    return quote(find_patient(slide.path.name, pattern), safe="").replace("_", "%5F")
 
 
 def check_patients(slides: Iterable[Slide], pattern: str | None) -> None:

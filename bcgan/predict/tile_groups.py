@@ -17,14 +17,13 @@ from bcgan.slides.patches import PatchGrid, patch_corners
 from bcgan.slides.reader import open_image
 from bcgan.slides.scale import Mpp, Scale, resolve_scale
 from bcgan.slides.tiles import (
-    MAX_OVERLAP_DIFFERENCE,
     MIN_COVERED,
     Tile,
     are_transposed,
     complete_tiles,
     draw_mosaic,
+    find_contradiction,
     find_downsample,
-    overlap_difference,
     read_tile,
 )
 from bcgan.slides.tissue import estimate_background, fill_unscanned, tissue_mask
@@ -211,16 +210,19 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
         The tiles. If the coordinates cannot be used, a string with the reason: the images are then predicted
         separately. "" if no file can be read.
     """
-    coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
-    sample_step = max(1, len(group.images) // NUM_SAMPLED)
-    side = _median_side(group.images[::sample_step])
-    if side is None:
+    sides = _sample_sides(group)
+    if not sides:
         return ""  # each file is reported when it is read
+    side = float(np.median([pixels for pixels, _ in sides]))
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     is_plain = pattern == PLAIN_PATTERN
-    can_be_tiles = side**2 <= MAX_PIXELS
-    downsample = 1.0 if can_be_tiles and group.in_tile_pixels else None
-    if can_be_tiles and not group.in_tile_pixels:
+    stated = [extent / pixels for pixels, extent in sides if extent]
+    if side**2 > MAX_PIXELS:
+        downsample = None
+    elif group.in_tile_pixels or stated:
+        downsample = float(np.median(stated)) if stated else 1.0
+    else:
+        coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
         downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain)
     if downsample is None:
         return (
@@ -233,12 +235,12 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     if is_transposed:
         swapped = [corner._replace(x=corner.y, y=corner.x) for corner in group.coordinates]
         files = _read_tiles(group._replace(coordinates=swapped), downsample, side, model, mpp_of)
-    if files.tiles and overlap_difference(list(files.tiles.values())) > MAX_OVERLAP_DIFFERENCE:
+    if contradiction := find_contradiction(list(files.tiles.values()), bool(stated), downsample):
         return (
-            f"{name}: its tiles overlap by their places ({pattern}), but their pixels differ there: the places are not "
-            "used, and each file is predicted separately"
+            f"{name}: its tiles {contradiction.format(f'({pattern})')}: the places are not used, and each file is "
+            "predicted separately"
         )
-    unit = "the tiles' own pixels" if downsample == 1 else f"{downsample:g} pixels for one of a tile's"
+    unit = "the tiles' own pixels" if abs(downsample - 1) < 0.01 else f"{downsample:g} pixels for one of a tile's"
     summary = f"{pattern}, which count {unit}{', y before x' if is_transposed else ''}"
     downsample *= group.coordinates[0].downsample
     return _build_slide_tiles(files, model.card.size, downsample, summary, model.card.min_tissue)
@@ -278,16 +280,17 @@ def _read_tiles(
     return files
 
 
-def _median_side(images: list[ImageFile]) -> float | None:
-    """Return the median of the longer sides of the images that can be read, pixels; `None` if there is none."""
-    side_lengths = []
-    for image in images:
+def _sample_sides(group: Group) -> list[tuple[int, float]]:
+    """Return the longer side of some of a group's images, pixels, and the one that the name states, 0 for none."""
+    sides = []
+    step = max(1, len(group.images) // NUM_SAMPLED)
+    for image, named in zip(group.images[::step], group.coordinates[::step], strict=True):
         try:
             with open_image(image) as opened:
-                side_lengths.append(max(opened.size))
+                sides.append((max(opened.size), named.extent))
         except (OSError, ValueError):
             continue  # reported when the image is read
-    return float(np.median(side_lengths)) if side_lengths else None
+    return sides
 
 
 def _build_slide_tiles(files: _TileFiles, size: int, downsample: float, summary: str, min_tissue: float) -> SlideTiles:

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bcgan.errors import InputError
-from bcgan.slides.kinds import ARCHIVE_KINDS, HEAD, has_archive_suffix, plain_path, printable, sniff
+from bcgan.slides.archive_links import follow_links, join_target
+from bcgan.slides.kinds import ARCHIVE_KINDS, HEAD, has_archive_suffix, is_hidden, plain_path, printable, sniff
 
 MAX_FILE_BYTES = 256 * 2**20  # bytes; a larger member of an archive is refused as a decompression bomb
 MAX_ARCHIVE_BYTES = 64 * 2**30  # bytes of an archive that is unpacked to a temporary file
 MIN_FREE_BYTES = 2**30  # that a temporary file leaves free on its disk
 MAX_DEPTH = 4  # of archives inside one another
 COPY_CHUNK_BYTES = 2**20
+MAX_LINK_BYTES = 4096  # of the target of a link
 DOCUMENTS = ("[content_types].xml", "mimetype", "meta-inf/manifest.mf")  # members of office documents and programs
 METHODS = {
     1: "Shrink", 6: "Implode", 9: "Deflate64", 10: "TERSE", 93: "Zstandard", 95: "XZ", 96: "JPEG", 97: "WavPack",
@@ -41,27 +43,52 @@ Chain = tuple[Path | str, ...]
 _LOCK = threading.RLock()
 
 
-class _Zip:
-    """An open zip archive.
+class _Archive:
+    """An open archive.
 
     Attributes:
-        members: Entries of files by their plain path; the last one if a name occurs twice.
+        members: Entries of files by their plain path; for a link the entry of the file that it leads to.
+        broken: Targets of links that lead to nothing in the archive, by the link's plain path.
     """
+
+    members: dict[str, Entry]
+    broken: dict[str, str]
+
+    def check(self, name: str) -> None:
+        """Raise ValueError if a member cannot be read. The message lacks its subject: callers put the path in front."""
+        if name in self.broken:
+            raise ValueError(
+                f"is a link to {printable(self.broken[name])}, which is not in the archive; pack it again with the "
+                "files that links lead to (tar -h, or zip without -y)"
+            )
+
+
+class _Zip(_Archive):
+    """An open zip archive."""
 
     def __init__(self, file: BinaryIO):
         self.archive = zipfile.ZipFile(file)
-        files = (entry for entry in self.archive.infolist() if not (_is_folder(entry) or _is_link(entry)))
-        self.members = _by_path((_decode_name(entry), entry) for entry in files)
+        files = (entry for entry in self.archive.infolist() if not _is_folder(entry))
+        entries = _by_path((_decode_name(entry), entry) for entry in files)
+        targets = {path: self._read_target(path, entry) for path, entry in entries.items() if _is_link(entry)}
+        self.members, self.broken = follow_links(entries, targets)
+
+    def _read_target(self, path: str, entry: zipfile.ZipInfo) -> str:
+        """Return the path in the archive that a link states; "/", which is outside of it, if it cannot be read."""
+        try:
+            with self.archive.open(entry) as file:
+                target = file.read(MAX_LINK_BYTES).decode(errors="surrogateescape")
+        except (*READ_ERRORS, NotImplementedError):
+            target = "/"
+        return join_target(path, target)
 
     def size(self, name: str) -> int:
         """Return the size of a member, bytes, unpacked, as the table of contents states it."""
         return self.members[name].file_size
 
     def check(self, name: str) -> None:
-        """Raise ValueError if a member is encrypted or compressed by a method that Python does not read.
-
-        The message lacks its subject: callers put the member's path in front.
-        """
+        """Raise ValueError, also if a member is encrypted or compressed by a method that Python does not read."""
+        super().check(name)
         entry = self.members[name]
         if entry.compress_type in METHODS and entry.compress_type != 99:  # 99 is encrypted, which is reported below
             method = METHODS[entry.compress_type]
@@ -75,20 +102,23 @@ class _Zip:
         return self.archive.open(self.members[name])
 
 
-class _Tar:
-    """An open tar archive that is not compressed; its members are read one at a time."""
+class _Tar(_Archive):
+    """An open tar archive that is not compressed; its members are read one at a time, the last one of a name."""
 
     def __init__(self, file: BinaryIO):
         self.archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, closed with the cache's entry
-        files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk())
-        self.members = _by_path((entry.name, entry) for entry in files)
+        files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk() or entry.issym())
+        entries = _by_path((entry.name, entry) for entry in files)
+        targets = {
+            path: plain_path(entry.linkname) if entry.islnk() else join_target(path, entry.linkname)
+            for path, entry in entries.items()
+            if not entry.isreg()
+        }
+        self.members, self.broken = follow_links(entries, targets)
         self.read_lock = threading.Lock()
 
     def size(self, name: str) -> int:
         return self.members[name].size
-
-    def check(self, name: str) -> None:
-        """Do nothing: members of a tar are neither compressed nor encrypted by themselves."""
 
     def open(self, name: str) -> BinaryIO:
         """Open a member; several may be open and read in different threads."""
@@ -149,11 +179,13 @@ def is_archive(name: str, head: Callable[[], bytes], source: Callable[[], Binary
 def list_members(chain: Chain) -> list[tuple[str, int]]:
     """Return (path, size in bytes) of each file of an archive, sorted; the paths are relative and have no `..`.
 
+    Links that lead to nothing in the archive are listed too, with no bytes; reading one says why it cannot be read.
+
     Raises:
         InputError: If the archive cannot be read; the message has the reason.
     """
     archive = _get_archive(chain)
-    return sorted((name, archive.size(name)) for name in archive.members)
+    return sorted([*((name, archive.size(name)) for name in archive.members), *((name, 0) for name in archive.broken)])
 
 
 def list_checksums(chain: Chain) -> dict[str, int]:
@@ -213,7 +245,8 @@ def _by_path(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
     """Return an archive's entries by their plain path; the last one if a name occurs twice, as when unpacking.
 
     Raises:
-        ValueError: If names that are not the same have one path, such as a.png and ./a.png: one image would be lost.
+        ValueError: If one of two images would be lost: names that are not the same have one path, such as a.png and
+            ./a.png, or two files of a ZIP archive have one name. (A TAR archive is updated by adding a file again.)
     """
     members, names = {}, {}
     for name, entry in entries:
@@ -224,8 +257,18 @@ def _by_path(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
                 f"is ambiguous: {printable(first)} and {printable(name)} are the same path, and only one of them would "
                 "be read; rename one and pack it again"
             )
+        if path in members and _have_other_content(members[path], entry) and not is_hidden(path):
+            raise ValueError(
+                f"is ambiguous: two different files have the name {printable(name)}, and only one of them would be "
+                "read; rename one and pack it again"
+            )
         members[path] = entry
     return members
+
+
+def _have_other_content(first: Entry, second: Entry) -> bool:
+    """Return whether two entries of a ZIP archive have another content; False for those of a TAR archive."""
+    return isinstance(first, zipfile.ZipInfo) and (first.CRC, first.file_size) != (second.CRC, second.file_size)
 
 
 def _is_folder(entry: zipfile.ZipInfo) -> bool:

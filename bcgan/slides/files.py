@@ -182,7 +182,9 @@ def _named_images(path: Path, search: _Search) -> Iterator[ImageFile]:
 
 def _pattern_images(pattern: str, search: _Search) -> list[ImageFile]:
     """Return the images that match a glob pattern, and those in matching folders and archives."""
-    paths = sorted(map(Path, glob.iglob(pattern, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
+    found = sorted(map(Path, glob.iglob(pattern, recursive=True)))  # noqa: PTH207, Path.glob knows no absolute pattern
+    named = Path(pattern).parts  # glob itself decides on names that begin with a dot
+    paths = [path for path in found if not any(map(is_hidden, {part.lstrip(".") for part in path.parts} - {*named}))]
     data_folders = mirax_folders([str(path) for path in paths])
     images: list[ImageFile] = []
     for path in paths:

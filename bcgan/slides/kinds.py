@@ -21,7 +21,11 @@ ARCHIVE_KINDS = ("zip", "gzip", "bzip2", "xz", "tar")
 HEAD = 512  # bytes of a file that `sniff` needs
 # `bcgan sample` and `bcgan release` write a file of this name, whose `what` begins so, beside synthetic patches.
 MANIFEST, SYNTHETIC = "manifest.json", "synthetic patches of"
-HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")
+# What systems and network storage keep beside files, in lower case: thumbnails, deleted files, earlier versions.
+HIDDEN = (
+    "__macosx", "thumbs.db", "desktop.ini", "@eadir", "@__thumb", "#recycle", "@recycle", "$recycle.bin", "recycler",
+    "#snapshot", "@recently-snapshot", "system volume information", "lost+found",
+)  # fmt: skip
 
 SIGNATURES = (
     (0, b"\x89PNG\r\n\x1a\n", "png"), (0, b"\xff\xd8\xff", "jpeg"),
@@ -80,7 +84,7 @@ def has_archive_suffix(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a relative path leads to or through what systems hide: `.x`, `__MACOSX/`, `Thumbs.db`."""
+    """Return whether a relative path leads to or through what systems hide: `.x`, `@eaDir/`, `Thumbs.db`."""
     parts = name.replace("\\", "/").split("/")
     return any((part.startswith(".") and part.strip(".")) or part.lower() in HIDDEN for part in parts)
 

@@ -9,7 +9,7 @@ import pytest
 
 from bcgan import cli, data
 from bcgan.data import splits
-from bcgan.data.patients import check_spellings, normalize_patient
+from bcgan.data.patients import check_spellings, escape_patient, normalize_patient
 from bcgan.errors import InputError
 from bcgan.settings import Data
 from tests.slides.test_archives import tarred, without_flag, zipped
@@ -140,6 +140,36 @@ def test_a_list_with_another_spelling_is_refused_and_both_are_named(tmp_path):
 def test_names_are_normalized(text, name):
     assert normalize_patient(text) == name
     assert normalize_patient(name) == name
+
+
+@pytest.mark.parametrize("name", ["A_2", "Müller, K", "50 %", "a/b", "p\\xff", "A%41", "1+1", "P1", "Zoé~1", "日本"])
+def test_names_that_bcgan_tile_escaped_are_the_patients(name):
+    escaped = escape_patient(name)
+    assert escaped.isascii() and not set("_/ ,") & set(escaped)
+    assert normalize_patient(escaped) == normalize_patient(name) == name
+
+
+@pytest.mark.parametrize("name", ["A%41", "50%", "%zz", "a%5f2", "100%25_a", "%C3", "A%5F2_b", "%ff"])
+def test_another_name_with_a_percent_sign_stays(name):
+    assert normalize_patient(name) == name
+
+
+@pytest.mark.parametrize("data_set", ["idc", "patient_folder"])
+def test_escaped_and_plain_names_of_a_patient_have_one_role(tmp_path, data_set):
+    """In archives that `bcgan tile` wrote, beside folders that name the patients, with lists of their names."""
+    roles = {"train": ["A_1", "Müller, K"], "validation": ["B_1"], "test": ["C_1"]}
+    names = [name for several in roles.values() for name in several]
+    spellings = {"tiled": escape_patient, "plain": str}
+    for number, (folder, spell) in enumerate(spellings.items()):
+        files = (f"{spell(name)}/{label}/{spell(name)}_idx{number}_x1_y51_class{label}.png" for name in names
+                 for label in (0, 1))  # fmt: skip
+        place_of(tmp_path, folder, dict.fromkeys(files, b""))
+    for spell in spellings.values():
+        lists = write_lists(tmp_path / "lists", "utf-8", "\n", spell, roles)
+        paths = [tmp_path / folder for folder in spellings]
+        settings = Data(name=data_set, dir=paths, protocol="official", split_dir=lists)
+        assert len(data.records(settings)) == 4 * len(names)
+        assert split_of(settings) == {name: role for role, several in roles.items() for name in several}
 
 
 def test_lists_may_hold_quotes_and_comments_and_patients_without_data(tmp_path, caplog):

@@ -136,7 +136,7 @@ def test_coordinates_that_cannot_be_tile_pixels_are_not_used(model, cut, tmp_pat
 def glass_slide() -> np.ndarray:
     """Four by four patches of tissue with glass around them, at the model's scale."""
     image = np.full((400, 400, 3), 246, np.uint8)
-    image[100:300, 100:300] = containers.enlarge(containers.picture(2, 2), 2, 2)  # smooth at the borders of tiles
+    image[125:325, 125:325] = containers.enlarge(containers.picture(2, 2), 2, 2)  # smooth at the borders of tiles
     return image
 
 

@@ -123,12 +123,42 @@ def test_a_compressed_tar_is_unpacked_once(tmp_path, monkeypatch):
     assert len(copies) == 1
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_of_members_with_the_same_name_the_last_counts(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("a/x.png", b"old")
-        archive.writestr("a/x.png", b"new")
-    assert content_of(tmp_path / "a.zip") == {"a/x.png": b"new"}
+def twice(pack, name: str, first: bytes, second: bytes) -> bytes:
+    """Pack two members of one name; a name of the same length is replaced afterwards."""
+    other = name.replace("x", "y")
+    return pack({name: first, other: second}).replace(other.encode(), name.encode())
+
+
+@pytest.mark.parametrize("second", [b"new", b"longer"])
+def test_two_images_of_one_name_in_a_zip_are_refused(tmp_path, second):
+    """No archiver writes them: one would be lost."""
+    path = write(tmp_path / "a.zip", twice(zipped, "a/x.png", b"old", second))
+    words = (
+        r"a\.zip is ambiguous: two different files have the name a/x\.png, and only one of them would be read; rename"
+    )
+    with pytest.raises(InputError, match=words):
+        content_of(path)
+    (image,) = find_images([str(tmp_path)])
+    with pytest.raises(ValueError, match=words):
+        image.read()
+
+
+@pytest.mark.parametrize("name", ["a/x.png", ".x"])
+def test_copies_of_one_name_in_a_zip_are_one_file(tmp_path, name):
+    """And hidden files, which are no images, may differ."""
+    data = twice(zipped, name, b"old", b"new" if name.startswith(".") else b"old")
+    path = write(tmp_path / "a.zip", data)
+    assert content_of(path) == ({} if name.startswith(".") else {name: b"old"})
+
+
+def test_of_members_of_one_name_in_a_tar_the_last_counts(tmp_path):
+    """As when it is unpacked: a file that is added again replaces the earlier one."""
+    path = write(tmp_path / "a.tar", tarred({"a/x.png": b"old"}))
+    with tarfile.open(path, "a") as archive:
+        entry = tarfile.TarInfo("a/x.png")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"newer"))
+    assert content_of(path) == {"a/x.png": b"newer"}
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])

@@ -271,6 +271,27 @@ def test_the_files_of_mirax_and_hamamatsu_slides_are_their_parts(tmp_path):
     assert names(find_images([str(tmp_path / "a.zip")])) == names(images)
 
 
+@pytest.mark.parametrize(
+    "folder",
+    ["@eaDir/scan.png", "@EADIR", "#recycle/p1", "@Recycle", "$RECYCLE.BIN/S-1-5", "$Recycle.Bin", "#snapshot",
+     "System Volume Information", "lost+found", "p1/@eaDir/scan.png", "__MACOSX"],
+)  # fmt: skip
+def test_what_systems_keep_beside_files_is_left_out(tmp_path, folder):
+    """Thumbnails and deleted files, in folders, archives and patterns; not where they are named."""
+    data = tmp_path / "data"
+    for name in ("p1/scan.png", f"{folder}/SYNOPHOTO_THUMB_M.png", "recycled/#1.png"):
+        write(data / name, encoded(".png"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(path for path in data.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(data))
+    for source in (data, tmp_path / "a.zip"):
+        assert names(find_images([str(source)])) == ["p1/scan.png", "recycled/#1.png"]
+        assert names(iterate_images((source,))) == ["p1/scan.png", "recycled/#1.png"]
+    assert names(find_images([f"{data}/**/*.png"])) == ["scan.png", "#1.png"]
+    assert names(find_images([str(data / folder)])) == names(find_images([f"{data / folder}/*.png"]))
+    assert len(find_images([f"{data / folder}/*.png"])) == 1
+
+
 def test_children_of_a_folder_are_images_folders_and_archives(tmp_path):
     write(tmp_path / "b.svs")
     write(tmp_path / "a/x.png")

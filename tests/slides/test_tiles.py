@@ -48,6 +48,23 @@ def test_names_of_common_tools_give_slide_and_coordinates(name, place):
     assert parse_tile_name(name)[:4] == place
 
 
+@pytest.mark.parametrize(
+    ("name", "extent"),
+    [
+        ("s [x=512,y=1024,w=256,h=128]", 256), ("s [d=2.5,x=640,y=1280,w=320,h=640]", 256), ("s [x=1,y=1,w=0,h=0]", 0),
+        ("s_tile_7_level0_512-0-768-128.png", 256), ("s_tile_7_level-1_512-0-612-120", 120),
+        ("s_tile_7_level0_512-100-256-90", 0), ("s_x1_y2", 0), ("s_1_2", 0),
+    ],
+)  # fmt: skip
+def test_names_state_the_extent_of_a_tile_in_the_pixels_of_its_place(name, extent):
+    assert parse_tile_name(name).extent == extent
+
+
+def test_levels_of_a_slide_are_two_slides():
+    names = ("s_tile_7_level0_512-0-768-256", "s_tile_7_level2_512-0-1536-1024")
+    assert [parse_tile_name(name).slide for name in names] == ["s", "s level 2"]
+
+
 def grid(columns: int, rows: int, step: float) -> np.ndarray:
     return np.array([(x * step, y * step) for y in range(rows) for x in range(columns)]).round().astype(int)
 
