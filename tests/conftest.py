@@ -156,10 +156,11 @@ def workspace(finished, tmp_path, monkeypatch) -> Path:
 
 
 def use_few_samples(patch: pytest.MonkeyPatch) -> None:
-    """Compute explanations, steering and a generator's statistics from few samples: thousands take most of a run."""
+    """Compute explanations, steering and a generator's statistics from few samples, and train a narrow plain CNN."""
     from bcgan.evaluate import explanations
     from bcgan.explain import saliency
     from bcgan.gan import steering, train
+    from bcgan.models import cnn
 
     patch.setattr(saliency, "OCCLUSION_SQUARE", 1 / 2)
     patch.setattr(saliency, "OCCLUSION_STRIDE", 1 / 2)
@@ -169,6 +170,7 @@ def use_few_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(steering, "NUM_FIT_PATCHES", 64)
     patch.setattr(steering, "NUM_TEST_PATCHES", 32)
     patch.setattr(train, "recalibrate_batch_norm", partial(train.recalibrate_batch_norm, batch=18))
+    patch.setattr(cnn, "cnn", partial(cnn.cnn, width=8))
 
 
 def draw_coarsely(patch: pytest.MonkeyPatch) -> None:
