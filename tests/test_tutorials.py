@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from bcgan import cli
+from bcgan.evaluate import probes, synthetic, translations
+from bcgan.report import page
 from tests.conftest import draw_coarsely, untraced, use_few_samples
 
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
@@ -21,6 +23,7 @@ SMALL = {
     "evaluate.num_gan_samples": 20, "evaluate.probe_seeds": "[]", "evaluate.num_explained_patches": 0,
     "evaluate.tta_views": 1, "precision": "float32", "data.max_patches_per_class": 5,
 }  # fmt: skip
+DRAWN = {"fig07_count_plot": page.FIGURES["data"]["fig07_count_plot"]}
 
 
 def run_cells(name: str, folder: Path, monkeypatch, **environment: str) -> dict:
@@ -44,6 +47,8 @@ def run_cells(name: str, folder: Path, monkeypatch, **environment: str) -> dict:
 
 
 def test_the_papers_pipeline(finished, tmp_path, monkeypatch, capsys):
+    """One figure is drawn; `tests/report` draws all of this run."""
+    monkeypatch.setattr(page, "FIGURES", {section: {} for section in page.FIGURES} | {"data": DRAWN})
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
     (tmp_path / "run" / "pipelines").mkdir()
     (tmp_path / "run" / "tiny.yaml").rename(tmp_path / "run" / "pipelines" / "tiny.yaml")
@@ -54,6 +59,8 @@ def test_the_papers_pipeline(finished, tmp_path, monkeypatch, capsys):
 
 
 def test_own_patches(tmp_path, monkeypatch, capsys, undrawn):
+    for module in (probes, synthetic, translations):  # `finished` has their ImageNet features
+        monkeypatch.setattr(module, "has_weights", lambda _: False)
     options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in SMALL.items())
     run_cells("own_patches.py", tmp_path, monkeypatch, BCGAN_TUTORIAL_OPTIONS=options)
     assert (tmp_path / "my_report" / "report.html").exists()
