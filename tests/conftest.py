@@ -147,6 +147,20 @@ def finished(tmp_path_factory, idc_folder) -> Path:
     return made_once(tmp_path_factory, "finished", run)
 
 
+@pytest.fixture(scope="session")
+def exported(finished, tmp_path_factory) -> Path:
+    """The tiny run's classifier, as `bcgan export` writes it."""
+
+    def export(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(finished)
+            with untraced(), pytest.raises(SystemExit) as stop:
+                cli.main(["export", "tiny.yaml", "--out", str(folder / "model")])
+        assert stop.value.code == 0
+
+    return made_once(tmp_path_factory, "exported", export) / "model"
+
+
 @pytest.fixture
 def workspace(finished, tmp_path, monkeypatch) -> Path:
     """The folder of `finished`, in a copy in the current folder."""

@@ -19,7 +19,8 @@ SMALL = {
     "gan.projected_discriminator_weight": 0, "gan.projected_discriminator_3x3_steps": 0, "gan.sample_grid_interval": 2,
     "gan.checkpoint_interval": 2, "translate.steps": 0, "features.num_synthetic": 16,
     "features.quality_filter.steps": 2, "pretrain.weights": "none", "classify.batch_size": 16,
-    "classify.models": '{"gan_resnet":{"epochs":1},"cnn":{"epochs":1}}', "evaluate.bootstrap_samples": 20,
+    "classify.models": '{"gan_only":{"epochs":1},"cnn":{"epochs":1}}', "evaluate.ensemble_models": '["cnn"]',
+    "evaluate.bootstrap_samples": 20,
     "evaluate.num_gan_samples": 20, "evaluate.probe_seeds": "[]", "evaluate.num_explained_patches": 0,
     "evaluate.tta_views": 1, "precision": "float32", "data.max_patches_per_class": 5,
 }  # fmt: skip
