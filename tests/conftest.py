@@ -26,6 +26,7 @@ from bcgan.data.histology_phantom.tissue import render_patch  # noqa: E402
 from tests.browser import browser, opened  # noqa: E402, F401
 
 PATIENTS, PATCHES = 8, 10
+NUM_VIEWS = 3  # more than `--fast` takes
 # An experiment on those patches that runs all stages in seconds.
 EXPERIMENT = """
 name: tiny
@@ -149,16 +150,19 @@ def finished(tmp_path_factory, idc_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(finished, tmp_path_factory) -> Path:
-    """The tiny run's classifier, as `bcgan export` writes it."""
+    """The tiny run's classifier, as `bcgan export` writes it, of NUM_VIEWS orientations."""
 
-    def export(folder: Path) -> None:
+    def write(folder: Path) -> None:
+        from bcgan.predict import export
+
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "TTA_VIEWS", NUM_VIEWS)
             patch.chdir(finished)
             with untraced(), pytest.raises(SystemExit) as stop:
                 cli.main(["export", "tiny.yaml", "--out", str(folder / "model")])
         assert stop.value.code == 0
 
-    return made_once(tmp_path_factory, "exported", export) / "model"
+    return made_once(tmp_path_factory, "exported", write) / "model"
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from bcgan.predict import check, engines, export, formats
 from bcgan.predict import model as models
 from bcgan.preprocess import store
 from bcgan.slides.scale import ModelScale
-from tests.conftest import write_png
+from tests.conftest import NUM_VIEWS, write_png
 
 
 def test_the_exported_network_gives_the_probabilities_of_the_run(finished, model, patches):
     assert model.card.training_data["networks"] == ["gan_resnet-seed0"]
     run_network = weights.cast_to_float32(weights.load_model(finished / "runs/tiny/classify/gan_resnet-seed0.keras"))
-    uncalibrated = predict_probabilities(run_network, patches, 8)
+    uncalibrated = predict_probabilities(run_network, patches, NUM_VIEWS)
     expected = calibration.to_logits(calibration.apply(model.card.calibration, uncalibrated))
     logits = calibration.to_logits(model.probabilities(patches))
     assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)  # half precision rounds
@@ -74,6 +74,7 @@ def test_a_classifier_trained_on_all_patients_states_it(finished, exported, tmp_
     monkeypatch.chdir(tmp_path / "work")
     cache, times, digests = Path("runs/tiny/cache/export"), [], []
     monkeypatch.setattr(check, "CHECK_PATCHES", 16)
+    monkeypatch.setattr(export, "TTA_VIEWS", NUM_VIEWS)
     monkeypatch.setattr(export, "card_with_litert", take_litert)
     monkeypatch.setattr(export, "_build_card", cache_result(export._build_card))  # three exports of one run
     for left in ("model/.part/classifier.keras", "model/reference_cnn.keras"):  # by an export that was killed
