@@ -11,7 +11,7 @@ from tests.predict.conftest import find_paths, read_patches
 
 
 @pytest.fixture(autouse=True)
-def of_few_samples(monkeypatch):
+def of_few_samples(monkeypatch, eagerly):
     use_few_samples(monkeypatch)
 
 

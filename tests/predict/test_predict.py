@@ -298,7 +298,7 @@ def test_a_folder_without_a_model_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [r"$\frac$ <i>.png", os.fsdecode(b"no\xfftext.png"), "two\nlines.png"])
-def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, monkeypatch, name):
+def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, monkeypatch, eagerly, name):
     """Matplotlib would read dollars as mathematics, and refuses bytes that are no text."""
     use_few_samples(monkeypatch)
     write_png(tmp_path / "a" / name, np.concatenate(list(patches[:4])))
