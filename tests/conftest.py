@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it, as the next one
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 gc.set_threshold(200_000, 50, 1000)  # networks have many small objects: garbage collection takes a tenth of the time
 
 from bcgan import cli, machine, progress  # noqa: E402
