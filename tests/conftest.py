@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line sets it, as the next one
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 gc.set_threshold(200_000, 50, 1000)  # networks have many small objects: garbage collection takes a tenth of the time
 
 from bcgan import cli, machine, progress  # noqa: E402
@@ -26,6 +27,7 @@ from bcgan.data.histology_phantom.tissue import render_patch  # noqa: E402
 from tests.browser import browser, opened  # noqa: E402, F401
 
 PATIENTS, PATCHES = 8, 10
+NUM_VIEWS = 3  # more than `--fast` takes
 # An experiment on those patches that runs all stages in seconds.
 EXPERIMENT = """
 name: tiny
@@ -147,6 +149,23 @@ def finished(tmp_path_factory, idc_folder) -> Path:
     return made_once(tmp_path_factory, "finished", run)
 
 
+@pytest.fixture(scope="session")
+def exported(finished, tmp_path_factory) -> Path:
+    """The tiny run's classifier, as `bcgan export` writes it, of NUM_VIEWS orientations."""
+
+    def write(folder: Path) -> None:
+        from bcgan.predict import export
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "TTA_VIEWS", NUM_VIEWS)
+            patch.chdir(finished)
+            with untraced(), pytest.raises(SystemExit) as stop:
+                cli.main(["export", "tiny.yaml", "--out", str(folder / "model")])
+        assert stop.value.code == 0
+
+    return made_once(tmp_path_factory, "exported", write) / "model"
+
+
 @pytest.fixture
 def workspace(finished, tmp_path, monkeypatch) -> Path:
     """The folder of `finished`, in a copy in the current folder."""
@@ -156,10 +175,11 @@ def workspace(finished, tmp_path, monkeypatch) -> Path:
 
 
 def use_few_samples(patch: pytest.MonkeyPatch) -> None:
-    """Compute explanations, steering and a generator's statistics from few samples: thousands take most of a run."""
+    """Compute explanations, steering and a generator's statistics from few samples, and train a narrow plain CNN."""
     from bcgan.evaluate import explanations
     from bcgan.explain import saliency
     from bcgan.gan import steering, train
+    from bcgan.models import cnn
 
     patch.setattr(saliency, "OCCLUSION_SQUARE", 1 / 2)
     patch.setattr(saliency, "OCCLUSION_STRIDE", 1 / 2)
@@ -169,6 +189,7 @@ def use_few_samples(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(steering, "NUM_FIT_PATCHES", 64)
     patch.setattr(steering, "NUM_TEST_PATCHES", 32)
     patch.setattr(train, "recalibrate_batch_norm", partial(train.recalibrate_batch_norm, batch=18))
+    patch.setattr(cnn, "cnn", partial(cnn.cnn, width=8))
 
 
 def draw_coarsely(patch: pytest.MonkeyPatch) -> None:

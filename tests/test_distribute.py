@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from threading import Timer
@@ -19,42 +18,11 @@ from bcgan import artifacts, distribute, execution, machine, progress, runs
 from bcgan.errors import InputError, WorkError
 from bcgan.experiment import Experiment
 from tests.conftest import EXPERIMENT
+from tests.forked import Forked, run_bcgan
+from tests.shared_training import log_losses
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 STEPS = 12
-# Logs the losses of every step: on 1 device, on 2 devices of one machine, or as one of 2 workers.
-SHARED = """
-import sys, json
-from bcgan import machine
-machine.prepare_environment()
-import keras, numpy as np, tensorflow as tf
-from bcgan import distribute
-kind = sys.argv[1]
-if kind == "devices":
-    processor, = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    shares = strategy.experimental_local_results(strategy.run(lambda: distribute.replica_rows(tf.range(8))))
-    assert [list(map(int, share)) for share in shares] == [[0, 2, 4, 6], [1, 3, 5, 7]], shares
-else:
-    strategy = distribute.make_strategy(kind)
-from pathlib import Path
-from bcgan.classify.train import Patches, Recipe, TrainingData, train
-from bcgan.data.histology_phantom.tissue import example_patches
-from bcgan.settings import Classifier, Classify, Gan
-from bcgan.gan import train as gan
-from bcgan.models.classifier import build_classifier
-patches = Patches(*example_patches(32))
-keras.utils.set_random_seed(0)
-with strategy.scope():
-    classifier = Classifier(epochs=2, learning_rate=0.01)
-    recipe = Recipe(Classify(batch_size=16, optimizer="sgd"), classifier)
-    train(build_classifier("cnn"), TrainingData(patches, None, patches), recipe, Path("network.keras"))
-    gan.LOG_EVERY = 1
-    gan.recalibrate_batch_norm = lambda network, *arguments, **options: network  # only the log is read
-    settings = Gan(steps=3, batch_size=8, base_channels=4, latent_dim=8, projected_discriminator_weight=0)
-    gan.train(patches.images[:, :32, :32], patches.labels, settings, 0, Path("."), False)
-"""
 
 
 def settings_of(port: int, index: int) -> dict[str, str]:
@@ -68,28 +36,23 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(folder: Path, port: int, index: int) -> subprocess.Popen:
+def start(folder: Path, port: int, index: int) -> Forked:
     settings = (f"gan.steps={STEPS}", f"gan.sample_grid_interval={STEPS}", "gan.checkpoint_interval=4", "data.size=32")
-    command = [sys.executable, "-m", "bcgan", "run", "tiny.yaml", "--until", "gan"]
-    command += [f"--set={setting}" for setting in settings]
-    return subprocess.Popen(
-        command, cwd=folder, env=os.environ | settings_of(port, index), stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+    options = ("--until", "gan", *(f"--set={setting}" for setting in settings))
+    return Forked(run_bcgan, "run", "tiny.yaml", *options, folder=folder, environment=settings_of(port, index))
 
 
-def share(folder: Path, kind: str, environment: dict[str, str]) -> subprocess.Popen:
+def share(folder: Path, kind: str, environment: dict[str, str]) -> Forked:
     folder.mkdir()
-    command = [sys.executable, "-c", SHARED, kind]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+    return Forked(log_losses, kind, folder=folder, environment=environment)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     """The logs of both trainings on one device."""
     folder = tmp_path_factory.mktemp("alone") / "one"
-    process = share(folder, "one", {})
-    stderr = process.communicate()[1]
-    assert process.returncode == 0, stderr
+    code, stderr = share(folder, "one", {}).wait()
+    assert code == 0, stderr
     return folder
 
 
@@ -99,8 +62,8 @@ def test_two_devices_have_the_losses_of_one(tmp_path, alone, kind):
     port = free_port()
     environments = [settings_of(port, index) for index in (0, 1)] if kind == "workers" else [{}]
     processes = [share(tmp_path / str(index), kind, environment) for index, environment in enumerate(environments)]
-    stderr = [process.communicate()[1] for process in processes]
-    assert not any(process.returncode for process in processes), stderr
+    codes, stderr = zip(*(process.wait() for process in processes), strict=True)
+    assert not any(codes), stderr
     for log, names in (
         ("network.jsonl", ["loss", "validation_loss"]),
         ("log.jsonl", ["discriminator_loss", "generator_loss"]),
@@ -118,16 +81,17 @@ def test_two_workers_go_on_after_one_was_killed(tmp_path, idc_folder):
     gan, port = tmp_path / "runs/tiny/gan", free_port()
     first, second = (start(tmp_path, port, index) for index in (0, 1))
     while not (tmp_path / "runs/tiny/gan.partial/checkpoint.npz").exists():
-        assert first.poll() is None, first.communicate()[1]
+        assert first.poll() is None, first.stderr()
         time.sleep(0.1)
     second.send_signal(signal.SIGKILL)
-    assert "A worker was lost" in first.communicate(timeout=200)[1]
-    assert first.returncode == 1
+    code, stderr = first.wait()
+    assert code == 1
+    assert "A worker was lost" in stderr
     assert not (gan / "manifest.json").exists()
     port = free_port()
     workers = [start(tmp_path, port, index) for index in (0, 1)]
-    stderr = [worker.communicate(timeout=300)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], stderr
+    codes, stderr = zip(*(worker.wait() for worker in workers), strict=True)
+    assert codes == (0, 0), stderr
     assert (gan / "manifest.json").exists()
     assert "resuming from step" in stderr[0]
     assert "takes part" in stderr[1]

@@ -8,7 +8,7 @@ import sys
 import pytest
 from threadpoolctl import threadpool_info
 
-from bcgan import machine
+from bcgan import cli, machine
 from bcgan.errors import InputError
 from bcgan.experiment import Experiment
 
@@ -68,6 +68,16 @@ def test_the_command_line_gives_numpy_one_thread_by_default(monkeypatch, request
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert output.endswith(f"{{{threads}}}\n"), output
     assert machine.choose_settings(trial())["blas"][0] == (requested or "every core")
+
+
+@pytest.mark.parametrize(("requested", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_command_line_lets_threads_wait_without_using_a_core_by_default(monkeypatch, requested, policy):
+    monkeypatch.setenv("OMP_WAIT_POLICY", requested or "")  # restored afterwards
+    if not requested:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == policy
 
 
 def with_flags(monkeypatch, *flags: str) -> None:

@@ -3,10 +3,8 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +15,9 @@ from bcgan.evaluate import score, synthetic
 from bcgan.experiment import Experiment
 from bcgan.models import weights
 from bcgan.preprocess import store
-from tests.conftest import EAGER_BCGAN, EXPERIMENT
+from tests.conftest import EXPERIMENT
 from tests.digest import digest
+from tests.forked import Forked, run_bcgan_untraced
 
 
 def bcgan(*arguments) -> int:
@@ -340,10 +339,7 @@ def test_a_run_interrupted_and_killed_in_the_gan_ends_with_the_same_weights(tmp_
         "profile=repro", "gan.steps=12", "gan.checkpoint_interval=2", "gan.sample_grid_interval=12", "data.size=32",
     )  # fmt: skip
     settings = ("--until", "gan", *(f"--set={override}" for override in overrides))
-    command, gan = [*EAGER_BCGAN, "run", "tiny.yaml", *settings], tmp_path / "runs/tiny/gan"
-    restore_interrupt = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # background processes of a script ignore SIGINT
+    command, gan = ("run", "tiny.yaml", *settings), tmp_path / "runs/tiny/gan"
 
     def saved() -> int:
         checkpoint = tmp_path / "runs/tiny/gan.partial/checkpoint.npz"
@@ -351,17 +347,13 @@ def test_a_run_interrupted_and_killed_in_the_gan_ends_with_the_same_weights(tmp_
 
     def run(stop: int | None = None) -> tuple[int, str]:
         """Return its exit code and its stderr."""
-        before = saved()
-        with subprocess.Popen(
-            command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=restore_interrupt
-        ) as running:
-            while stop and saved() == before:
-                assert running.poll() is None, running.stderr.read()
-                time.sleep(0.02)
-            if stop:
-                running.send_signal(stop)
-            stderr = running.communicate(timeout=240)[1]
-        return running.returncode, stderr
+        before, running = saved(), Forked(run_bcgan_untraced, *command, folder=tmp_path)
+        while stop and saved() == before:
+            assert running.poll() is None, running.stderr()
+            time.sleep(0.02)
+        if stop:
+            running.send_signal(stop)
+        return running.wait()
 
     def networks() -> list[str]:
         return [digest(weights.load_model(gan / f"{name}.keras").variables) for name in ("generator", "discriminator")]

@@ -2,7 +2,7 @@
 is fast on GPUs only, scales its loss."""
 
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import keras
@@ -15,6 +15,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from bcgan import experiment, machine, progress
 from bcgan.classify import train as classify
 from bcgan.gan import train as gan
+from bcgan.models import cnn
 from bcgan.models.classifier import build_classifier
 from bcgan.settings import Classifier, Classify, Gan
 
@@ -26,8 +27,9 @@ IMAGES[LABELS == 1, :, :25] //= 3
 
 
 @pytest.fixture(autouse=True)
-def only_logs_are_read(monkeypatch):
+def small_networks_of_which_only_logs_are_read(monkeypatch):
     monkeypatch.setattr(gan, "recalibrate_batch_norm", lambda network, *arguments, **options: network)
+    monkeypatch.setattr(cnn, "cnn", partial(cnn.cnn, width=8))
     yield
     keras.mixed_precision.set_global_policy("float32")
 

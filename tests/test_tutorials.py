@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from bcgan import cli
+from bcgan.evaluate import probes, synthetic, translations
+from bcgan.report import page
 from tests.conftest import draw_coarsely, untraced, use_few_samples
 
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
@@ -17,10 +19,12 @@ SMALL = {
     "gan.projected_discriminator_weight": 0, "gan.projected_discriminator_3x3_steps": 0, "gan.sample_grid_interval": 2,
     "gan.checkpoint_interval": 2, "translate.steps": 0, "features.num_synthetic": 16,
     "features.quality_filter.steps": 2, "pretrain.weights": "none", "classify.batch_size": 16,
-    "classify.models": '{"gan_resnet":{"epochs":1},"cnn":{"epochs":1}}', "evaluate.bootstrap_samples": 20,
+    "classify.models": '{"gan_only":{"epochs":1},"cnn":{"epochs":1}}', "evaluate.ensemble_models": '["cnn"]',
+    "evaluate.bootstrap_samples": 20,
     "evaluate.num_gan_samples": 20, "evaluate.probe_seeds": "[]", "evaluate.num_explained_patches": 0,
     "evaluate.tta_views": 1, "precision": "float32", "data.max_patches_per_class": 5,
 }  # fmt: skip
+DRAWN = {"fig07_count_plot": page.FIGURES["data"]["fig07_count_plot"]}
 
 
 def run_cells(name: str, folder: Path, monkeypatch, **environment: str) -> dict:
@@ -44,6 +48,8 @@ def run_cells(name: str, folder: Path, monkeypatch, **environment: str) -> dict:
 
 
 def test_the_papers_pipeline(finished, tmp_path, monkeypatch, capsys):
+    """One figure is drawn; `tests/report` draws all of this run."""
+    monkeypatch.setattr(page, "FIGURES", {section: {} for section in page.FIGURES} | {"data": DRAWN})
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
     (tmp_path / "run" / "pipelines").mkdir()
     (tmp_path / "run" / "tiny.yaml").rename(tmp_path / "run" / "pipelines" / "tiny.yaml")
@@ -54,6 +60,8 @@ def test_the_papers_pipeline(finished, tmp_path, monkeypatch, capsys):
 
 
 def test_own_patches(tmp_path, monkeypatch, capsys, undrawn):
+    for module in (probes, synthetic, translations):  # `finished` has their ImageNet features
+        monkeypatch.setattr(module, "has_weights", lambda _: False)
     options = " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in SMALL.items())
     run_cells("own_patches.py", tmp_path, monkeypatch, BCGAN_TUTORIAL_OPTIONS=options)
     assert (tmp_path / "my_report" / "report.html").exists()

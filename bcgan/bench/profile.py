@@ -61,7 +61,7 @@ def _training(precision: str, is_fused: bool) -> Callable[[], None]:
     optimizer.build(network.trainable_variables)
     images, labels = map(tf.constant, draw_patches(BATCH_SIZE))
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         """Update the weights once."""
         with tf.GradientTape() as tape:

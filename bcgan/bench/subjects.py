@@ -181,7 +181,7 @@ def _make_two_tape_step(gan_state, settings: Gan, xla: bool):
         variables = getattr(gan_state, name).trainable_variables
         gan_state.optimizers[name].apply(tape.gradient(loss, variables), variables)
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=xla, autograph=False)
     def step(index, images, classes):
         """Update the discriminator, then the generator."""
         seeds = [tf.stack([tf.constant(0, tf.int64), 8 * index + offset]) for offset in range(5)]
@@ -211,7 +211,7 @@ def input_pipeline(augmented: bool, batch: int = 64) -> Subject:
     images, labels = draw_patches(4096)
     sampler, steps = batches.epoch_sampler(np.arange(len(images)), batch, 0), range(128)
 
-    @tf.function
+    @tf.function(autograph=False)
     def augment(step, images):
         seed = tf.stack([tf.constant(0, tf.int64), step])
         images = batches.random_dihedral(batches.to_float(images), seed)
@@ -356,7 +356,7 @@ def peak_matmul(precision: str, side: int = 1536, times: int = 8) -> Subject:
 
     left, right = (tf.cast(tf.random.normal((side, side)), precision) for _ in range(2))
 
-    @tf.function
+    @tf.function(autograph=False)
     def product(x, y):
         return tf.reduce_sum(tf.cast(x @ y, tf.float32))
 

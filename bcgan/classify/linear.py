@@ -216,7 +216,7 @@ def _make_feature_function(
     """
     features = fast.fuse_model(keras.Model(network.input, network.get_layer(HEAD).input))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(images, step):
         images = batches.to_float(images)
         if step is not None and recipe.augment:

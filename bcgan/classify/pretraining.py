@@ -145,7 +145,7 @@ def make_step(projector: keras.Model, optimizer, settings: Pretrain, seed: int, 
         images = batches.color_jitter(images, seeds[2], settings.color_jitter)
         return batches.random_resized_crop(images, seeds[3], settings.min_crop_scale)
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=xla, autograph=False)
     def step_function(step, images):
         """Update the network on a batch, and return loss and accuracy."""
         images = batches.to_float(images)

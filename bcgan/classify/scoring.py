@@ -17,7 +17,7 @@ def make_predict_fn(network: keras.Model):
     """
     fused = fast.fuse_model(network)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(images):
         logits = fused(batches.to_float(images), training=False)
         return tf.sigmoid(logits[:, 0]) if logits.shape[1] == 1 else tf.nn.softmax(logits)

@@ -354,7 +354,7 @@ def make_step(
 
     update_everywhere = distribute.run_on_replicas(update)
 
-    @tf.function(jit_compile=recipe.xla)
+    @tf.function(jit_compile=recipe.xla, autograph=False)
     def step_function(step, images, labels):
         """Update the network and the averages, and return loss and accuracy."""
         metrics, count = update_everywhere(step, images, labels), tf.cast(step, tf.float32)

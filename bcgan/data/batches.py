@@ -129,7 +129,10 @@ def make_dataset(
         return step, batch, batch_labels
 
     dataset = tf.data.Dataset.range(steps.start, steps.stop)
-    return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
+    options = tf.data.Options()
+    # Nothing is to be tuned, and the tuning thread sleeps for up to a minute before it lets the dataset end.
+    options.autotune.enabled = False
+    return dataset.map(load, num_parallel_calls=2, deterministic=True).prefetch(4).with_options(options)
 
 
 def random_resized_crop(images: tf.Tensor, seed: tf.Tensor, min_fraction: float) -> tf.Tensor:

@@ -92,7 +92,7 @@ def integrated_gradients(network: keras.Model, images: np.ndarray) -> np.ndarray
     """
     points = (tf.range(INTEGRATION_STEPS, dtype=tf.float32) + 0.5) / INTEGRATION_STEPS
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def explain_patch(image):
         """Return the map of one patch, (side, side)."""
         # From white, 1.0, to the patch: the middles of INTEGRATION_STEPS equal steps.
@@ -132,7 +132,7 @@ METHODS = {"grad_cam": grad_cam, "integrated_gradients": integrated_gradients, "
 def logits(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from float32 patches to logits, (n,)."""
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def compute_logits(batch):
         """Return the logits of a batch."""
         return network(batch, training=False)[:, 0]

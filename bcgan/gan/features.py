@@ -194,7 +194,7 @@ def _score_batches(discriminator: keras.Model, extract: keras.Model, images: np.
     combined = keras.Model(discriminator.inputs, [discriminator.output, *extract.outputs])
     num_classes = num_labels(discriminator)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def score_and_map(patches: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Return the scores, (batch,), and the maps of uint8 patches.
 

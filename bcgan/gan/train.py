@@ -297,7 +297,7 @@ def make_step(gan_state: GanState, settings: Gan, seed: int, xla: bool):
 
     update_everywhere = distribute.run_on_replicas(update)
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=xla, autograph=False)
     def step_function(step, images, classes):
         """Update all networks of the GAN by one step, compiled; see `make_step`."""
         metrics, count = update_everywhere(step, images, classes), tf.cast(step, tf.float32)

@@ -109,7 +109,7 @@ def make_step(
     """
     to_first, to_second = state.translators
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=xla, autograph=False)
     def step_function(step, images):
         """Update all networks on one batch; see `make_step`."""
         # Three streams of random numbers: orientations, augmentation of translations and of real patches.

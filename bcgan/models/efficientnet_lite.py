@@ -169,7 +169,7 @@ def make_pooled_feature_fn(variant: str) -> Callable[[np.ndarray], np.ndarray]:
     """
     network = efficientnet_lite(variant, POOLED_SIZE)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(patches):
         """Return the features of resized uint8 patches."""
         return network(tf.cast(patches, tf.float32) / 255.0, training=False)

@@ -158,7 +158,7 @@ def write_onnx(network: keras.Model, path: Path) -> None:
 
 def read_keras(network: keras.Model) -> Runner:
     """Return a function from uint8 patches to probabilities by the Keras network."""
-    run = tf.function(lambda images: network(images, training=False))
+    run = tf.function(lambda images: network(images, training=False), autograph=False)
     return lambda images: from_outputs(run(tf.constant(_to_float(images))).numpy())
 
 

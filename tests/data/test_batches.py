@@ -98,3 +98,10 @@ def test_batches_of_three_classes_are_balanced_and_the_first_get_the_rest():
     labels = np.array([0] * 3 + [1] * 30 + [2] * 7)
     sample = batches.class_balanced_sampler(np.arange(40), labels, 11, seed=0, num_classes=3)
     assert np.bincount(labels[sample(5)]).tolist() == [4, 4, 3]
+
+
+def test_a_dataset_has_no_tuning_thread_that_delays_its_end():
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1])
+    dataset = batches.make_dataset(images, labels, lambda step: np.arange(4), range(2))
+    assert not dataset.options().autotune.enabled
+    assert [int(step) for step, *_ in dataset] == [0, 1]

@@ -11,6 +11,7 @@ from bcgan.data.records import UNKNOWN
 from bcgan.data.rows import ImageRows
 from bcgan.errors import InputError, WorkError
 from bcgan.evaluate import cross_validation
+from bcgan.models import cnn, resnet_table1
 from bcgan.preprocess import store
 
 SETTINGS = experiment.load("phantom", ("evaluate.bootstrap_samples=100", "data.num_folds=4"))
@@ -154,6 +155,7 @@ def test_an_added_network_is_the_only_one_that_is_trained(finished, tmp_path, mo
     shutil.copytree(finished, work)
     monkeypatch.chdir(work)
     monkeypatch.setattr(cross_validation.trials, "train_trial", stand_in)
+    monkeypatch.setattr(resnet_table1, "resnet_table1", cnn.cnn)  # no trial trains it, and 32 build it
     both_networks = {"cnn_classifier", "resnet_table1_classifier"}
     for networks, epochs, options, expected in (
         ("cnn", 2, [], {"cnn_classifier"}),

@@ -13,8 +13,11 @@ from tests.digest import digest
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(24) % 2
+SIZE = 32  # the smallest
 # Benign patches are pink with eosin, malignant ones blue with haematoxylin.
-AMOUNTS = np.where(LABELS[:, None] == 1, (0.9, 0.1), (0.1, 0.6))[:, None, None] * RNG.uniform(0.7, 1.3, (24, 50, 50, 2))
+AMOUNTS = np.where(LABELS[:, None] == 1, (0.9, 0.1), (0.1, 0.6))[:, None, None] * RNG.uniform(
+    0.7, 1.3, (24, SIZE, SIZE, 2)
+)
 IMAGES = np.rint(255 * np.exp(-AMOUNTS @ STAINS[:2])).astype(np.uint8)
 pytestmark = pytest.mark.skipif(not has_weights("lite0"), reason="EfficientNet-Lite0's weights are not installed")
 TINY = Translate(steps=4, batch_size=4, base_channels=4, checkpoint_interval=2)

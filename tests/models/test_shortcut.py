@@ -1,30 +1,27 @@
 """TensorFlow with oneDNN crashes on one pattern of layers; the networks avoid it."""
 
-import subprocess
-import sys
+from pathlib import Path
 
+import keras
 import numpy as np
+from keras import layers
 
 from bcgan.models.shortcut import pad_channels
-
-# The smallest case known: a convolution with a bias, added to a padded tensor, inside a graph.
-CASE = """
-from bcgan.machine import prepare_environment
-prepare_environment()
-import keras, numpy as np
-from keras import layers, ops
-from bcgan.models.shortcut import pad_channels
-x = keras.Input((13, 13, 64))
-y = layers.Conv2D(256, 1)(x) + {shortcut}
-print(keras.Model(x, y).predict(np.zeros((4, 13, 13, 64), "float32"), verbose=0).shape)
-"""
+from tests.forked import Forked
 
 
-def test_widening_by_concatenation_survives_onednn():
-    code = CASE.format(shortcut="pad_channels(x, 256)")
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-500:]
-    assert "(4, 13, 13, 256)" in process.stdout
+def predict_widened() -> None:
+    """Run the smallest case known: a convolution with a bias, added to a padded tensor, inside a graph."""
+    x = keras.Input((13, 13, 64))
+    y = layers.Conv2D(256, 1)(x) + pad_channels(x, 256)
+    shape = keras.Model(x, y).predict(np.zeros((4, 13, 13, 64), "float32"), verbose=0).shape
+    Path("shape.txt").write_text(str(shape), "utf-8")
+
+
+def test_widening_by_concatenation_survives_onednn(tmp_path):
+    code, stderr = Forked(predict_widened, folder=tmp_path).wait()
+    assert code == 0, stderr[-500:]
+    assert (tmp_path / "shape.txt").read_text("utf-8") == "(4, 13, 13, 256)"
 
 
 def test_widening_appends_zeros():

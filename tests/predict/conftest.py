@@ -13,21 +13,6 @@ from bcgan.predict.model import VERDICTS, Model
 from bcgan.predict.tile import PATCH_SCALE
 from bcgan.slides.files import find_images
 from bcgan.slides.patches import read_patch
-from tests.conftest import made_once, untraced
-
-
-@pytest.fixture(scope="session")
-def exported(finished, tmp_path_factory) -> Path:
-    """The tiny run's classifier, as `bcgan export` writes it."""
-
-    def export(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(finished)
-            with untraced(), pytest.raises(SystemExit) as stop:
-                cli.main(["export", "tiny.yaml", "--out", str(folder / "model")])
-        assert stop.value.code == 0
-
-    return made_once(tmp_path_factory, "exported", export) / "model"
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,10 @@ from tests.predict.conftest import find_paths, read_patches
 
 @pytest.fixture(scope="module")
 def shipped():
-    return bcgan.load()
+    """The classifier that comes with bcgan, of two orientations."""
+    model = bcgan.load()
+    model.card = model.card.model_copy(update={"tta_views": 2})
+    return model
 
 
 @pytest.fixture

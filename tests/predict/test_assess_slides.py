@@ -19,9 +19,9 @@ COLUMNS, ROWS = 4, 3
 
 @pytest.fixture(scope="module")
 def shipped():
-    """The classifier that comes with bcgan, which refuses no patch here."""
+    """The classifier that comes with bcgan, of one orientation, which refuses no patch here."""
     model = bcgan.load()
-    model.card = model.card.model_copy(update={"ood_threshold": np.inf})
+    model.card = model.card.model_copy(update={"ood_threshold": np.inf, "tta_views": 1})
     return model
 
 
@@ -143,7 +143,7 @@ def draw_large(slides, patient: str) -> np.ndarray:
 def test_every_image_is_called_by_the_threshold_of_what_was_used_for_it(slides, tmp_path, neighbours):
     """A large image, two tiles side by side, one far from them, and single patches."""
     model = bcgan.load(neighbours=neighbours)
-    model.card = model.card.model_copy(update={"ood_threshold": np.inf})
+    model.card = model.card.model_copy(update={"ood_threshold": np.inf, "tta_views": 1})
     write_png(tmp_path / "in/p0/benign/large.png", draw_large(slides, "p0"))
     tiles = {"s_x0_y0": "benign", "s_x50_y0": "malignant", "s_x5000_y0": "malignant"}
     singles = {f"{number}.png": ("benign", "malignant")[number % 2] for number in range(8)}

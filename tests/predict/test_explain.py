@@ -6,8 +6,13 @@ import pytest
 
 from bcgan import cli
 from bcgan.predict import model as models
-from tests.conftest import write_png
+from tests.conftest import use_few_samples, write_png
 from tests.predict.conftest import find_paths, read_patches
+
+
+@pytest.fixture(autouse=True)
+def of_few_samples(monkeypatch, eagerly):
+    use_few_samples(monkeypatch)
 
 
 def test_explanations_are_drawn_and_a_slide_is_refused(exported, model, idc_folder, tmp_path, capsys):

@@ -1,9 +1,11 @@
 """Exported formats give the network's probabilities, or are marked as not faithful."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -27,28 +29,34 @@ def network() -> keras.Model:
     return network
 
 
-def test_each_format_is_run_and_compared_with_the_network(network, tmp_path):
-    table = formats.write(network, ("savedmodel", "litert", "litert-int8"), example_patches(32)[0], tmp_path)
+@pytest.fixture(scope="module")
+def written(network, tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+    """The folder with the network in three formats, and their table. The integers are calibrated on its 8 patches."""
+    folder = tmp_path_factory.mktemp("formats")
+    return folder, formats.write(network, ("savedmodel", "litert", "litert-int8"), example_patches(8)[0], folder)
+
+
+def test_each_format_is_run_and_compared_with_the_network(written):
+    folder, table = written
     assert list(table["format"]) == ["savedmodel", "litert", "litert-int8"]
     exact = table.set_index("format")["largest_difference"]
     assert exact[["savedmodel", "litert"]].max() < 1e-4
     assert (table["faithful"] == (table["largest_difference"] <= formats.MAX_DEVIATION)).all()
     sizes = table.set_index("format")["mebibytes"]
     assert sizes["litert-int8"] < sizes["litert"] / 2
-    assert all((tmp_path / name).exists() for name in table["file"])
+    assert all((folder / name).exists() for name in table["file"])
 
 
-def test_a_saved_model_serves_by_signature(network, tmp_path):
-    formats.write(network, ("savedmodel",), example_patches(4)[0], tmp_path)
-    served = tf.saved_model.load(tmp_path / "savedmodel").signatures["serving_default"]
+def test_a_saved_model_serves_by_signature(network, written):
+    served = tf.saved_model.load(written[0] / "savedmodel").signatures["serving_default"]
     images = example_patches(4)[0].astype(np.float32) / 255
     (outputs,) = served(tf.constant(images)).values()
     np.testing.assert_allclose(outputs, network(images, training=False), atol=1e-4)
 
 
-def test_litert_takes_any_number_of_patches(network, tmp_path):
-    formats.write_litert(network, tmp_path / "n.tflite")
-    run, patches = formats.read_litert(tmp_path / "n.tflite"), example_patches(5)[0]
+def test_litert_takes_any_number_of_patches(written):
+    folder, table = written
+    run, patches = formats.read_litert(folder / table.set_index("format").at["litert", "file"]), example_patches(5)[0]
     np.testing.assert_allclose(run(patches)[:2], run(patches[:2]), atol=1e-5)
 
 

@@ -27,7 +27,7 @@ from bcgan.slides.patches import PatchGrid, cut_patches
 from bcgan.slides.reader import FlatImage
 from bcgan.slides.scale import ModelScale, Mpp, Scale
 from bcgan.slides.tissue import is_colorless, tissue_fraction
-from tests.conftest import write_png
+from tests.conftest import use_few_samples, write_png
 from tests.predict.conftest import command, find_paths
 
 MPP = 4.0  # microns a pixel of the model's patches
@@ -318,8 +318,9 @@ def test_a_folder_without_a_model_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [r"$\frac$ <i>.png", os.fsdecode(b"no\xfftext.png"), "two\nlines.png"])
-def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, name):
+def test_names_may_hold_anything_in_pictures_too(model, patches, tmp_path, monkeypatch, eagerly, name):
     """Matplotlib would read dollars as mathematics, and refuses bytes that are no text."""
+    use_few_samples(monkeypatch)
     write_png(tmp_path / "a" / name, np.concatenate(list(patches[:4])))
     write_png(tmp_path / "b" / name, patches[0])
     out = io.StringIO()

@@ -24,9 +24,10 @@ SIDE = 3  # patches a side of a slide
 
 @pytest.fixture(scope="module")
 def model():
-    """The included classifier with classes of other names, which refuses no patch here."""
+    """The included classifier, of one orientation, with classes of other names, which refuses no patch here."""
     loaded = bcgan.load()
-    loaded.card = loaded.card.model_copy(update={"ood_threshold": np.inf, "classes": CLASSES})
+    changes = {"ood_threshold": np.inf, "classes": CLASSES, "tta_views": 1}
+    loaded.card = loaded.card.model_copy(update=changes)
     return loaded
 
 

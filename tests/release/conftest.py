@@ -1,7 +1,9 @@
 """A run with enough patients for the audit, and generators whose patches are known."""
 
 import shutil
+from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -62,7 +64,7 @@ def audited_run(tmp_path_factory, patches_of_many) -> Path:
     return made_once(tmp_path_factory, "audited", make)
 
 
-def bank_generator(patches: list[np.ndarray]) -> keras.Model:
+def bank_generator(patches: Sequence[np.ndarray]) -> keras.Model:
     """A generator that knows some patches of each of two classes, and returns one of them as it is.
 
     Args:
@@ -80,16 +82,17 @@ def bank_generator(patches: list[np.ndarray]) -> keras.Model:
     return model
 
 
-def fresh_patches(first_patient: int, count: int = BANK) -> list[np.ndarray]:
-    """Patches of patients that no run has, for each class."""
+@cache
+def fresh_patches(first_patient: int, count: int = BANK) -> tuple[np.ndarray, ...]:
+    """Patches of patients that no run has, for each class. Drawn once: a test that changes some uses copies."""
     pairs = [draw(first_patient + index, 2) for index in range(count)]
-    return [np.stack([pair[label][1] for pair in pairs]) for label in (0, 1)]
+    return tuple(np.stack([pair[label][1] for pair in pairs]) for label in (0, 1))
 
 
 @contextmanager
-def generating(patches: list[np.ndarray]):
-    """Give the run in the current folder a generator of known patches, a filter that accepts all, fast features
-    and a short tuning.
+def generating(patches: Sequence[np.ndarray]):
+    """Give the run in the current folder a generator of known patches, a filter that accepts all, fast features,
+    small networks and a short tuning.
 
     Yields the run's settings and folder.
     """
@@ -101,6 +104,7 @@ def generating(patches: list[np.ndarray]):
         return bundle._replace(generator=bank_generator(patches), quality_filter=accepts_all)
 
     with untraced(), pytest.MonkeyPatch.context() as patch:
+        use_few_samples(patch)
         patch.setattr(utility, "TUNING_STEPS", 2)
         patch.setattr(sample, "load", load_bank)
         patch.setattr(privacy, "has_weights", lambda _: False)  # the reference CNN is faster than EfficientNet-Lite2

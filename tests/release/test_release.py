@@ -197,7 +197,7 @@ def test_the_attacks_find_a_leak_of_one_patient_where_nothing_is_removed(copied,
     remove_nothing(monkeypatch)
     index = store.load(copied / "preprocess").index
     patient = index["patient"][index["role"] == "train"].iloc[0]
-    banks, leaked = fresh_patches(STRANGERS), training_patches(copied, [patient])
+    banks, leaked = [bank.copy() for bank in fresh_patches(STRANGERS)], training_patches(copied, [patient])
     for bank, patches in zip(banks, leaked, strict=True):
         bank[: BANK // 5] = patches[: BANK // 5]
     with generating(banks) as (settings, root), pytest.raises(WorkError, match="audit failed"):
