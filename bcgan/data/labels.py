@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bcgan.classes import CLASSES, ClassPairs, class_names, normalize_class
-from bcgan.data.patients import check_patient, normalize_patient
+from bcgan.data.patients import check_patient, normalize_patient, normalize_text
 from bcgan.data.records import UNKNOWN
 from bcgan.errors import InputError
 from bcgan.progress import log
 from bcgan.slides.files import ImageFile
 from bcgan.slides.kinds import plain_path
-from bcgan.slides.tables import check_cell, check_columns, check_row, read_csv
+from bcgan.slides.tables import check_cell, check_columns, check_not_date, check_row, read_csv
 
 COLUMNS = ("image", "label", "patient")
 AXES = ("x", "y")
@@ -144,6 +144,10 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
                 raise InputError(f"data.labels: {path}, row {number}: its {name} has a line break. Remove it.")
         for name in (*COLUMNS, *AXES):
             check_cell(row.get(name, ""), f"data.labels: {path}, row {number}: {name}")
+        for name in COLUMNS:
+            check_not_date(
+                row[name], f"data.labels: {path}, row {number}: {name}", path.suffix.lower() not in WORKBOOKS
+            )
         patient = normalize_patient(row["patient"])
         check_patient(patient, f"data.labels: {path}, row {number}: patient")
         label = classes.label(row["label"])
@@ -161,7 +165,7 @@ def read_labels(path: Path, classes: ClassNames) -> list[Row]:
 def _read_cells(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Return the number and {column: cell} of each row of a table; see `read_labels`."""
     lines = _read_workbook(path) if path.suffix.lower() in WORKBOOKS else read_csv(path, "data.labels")[1]
-    header = [normalize_patient(cell).casefold() for cell in lines[0][1]] if lines else []
+    header = [normalize_text(cell).casefold() for cell in lines[0][1]] if lines else []
     while header and not header[-1]:
         header.pop()
     if missing := [name for name in COLUMNS if name not in header]:
@@ -239,12 +243,12 @@ def _index_by_name(files: list[ImageFile]) -> dict[str, list[ImageFile]]:
 
 
 def _normalize_path(name: str) -> str:
-    return plain_path(unicodedata.normalize("NFC", normalize_patient(name)))
+    return plain_path(unicodedata.normalize("NFC", normalize_text(name)))
 
 
 def normalize_spelling(name: str) -> str:
     """Return the name of a class in lower case, without spaces, and a spreadsheet's 1.0 as 1."""
-    name = normalize_class(normalize_patient(name))
+    name = normalize_class(normalize_text(name))
     return WHOLE_NUMBER.sub(r"\1", name) if WHOLE_NUMBER.fullmatch(name) else name
 
 

@@ -21,15 +21,23 @@ PATIENT_REMEDY = "Rename one, or change --patient: one name for one patient, nam
 
 
 def normalize_patient(text: str) -> str:
-    """Return a patient's name in the form that all readers use.
+    """Return a patient's name in the form that all readers use: `normalize_text`, without `escape_patient`'s escapes.
+
+    Another name with `%` stays.
+    """
+    text = normalize_text(text)
+    if "%" in text and text == escape_patient(decoded := unquote(text)):
+        return normalize_text(decoded)
+    return text
+
+
+def normalize_text(text: str) -> str:
+    """Return a cell of a table, or a part of a path, without differences that cannot be seen.
 
     Unicode is composed (NFC) and path separators become forward slashes. Invisible characters at both ends are removed
     (spaces of any kind, zero-width characters, byte order marks, carriage returns), and what spreadsheets write around
-    a number that is text, `'8863` or `="8863"`. A name that `escape_patient` made is the patient's again; another
-    one with `%` stays.
+    a number that is text, `'8863` or `="8863"`.
     """
-    if "%" in text and text == escape_patient(decoded := unquote(text)):
-        text = decoded
     text = unicodedata.normalize("NFC", SEPARATOR.sub("/", text))
     trimmed = None
     while trimmed != text:

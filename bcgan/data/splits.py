@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bcgan.data.idc.scan import OFFICIAL_LISTS
-from bcgan.data.patients import check_spellings, normalize_patient
+from bcgan.data.patients import check_spellings, normalize_patient, normalize_text
 from bcgan.errors import InputError
 from bcgan.settings import Data
 from bcgan.slides.tables import read_text
@@ -45,7 +45,7 @@ def read_lists(folder: Path) -> dict[str, str]:
         if not path.is_file():
             raise InputError(f"{path} does not exist. A folder of patient lists needs train, validation and test.txt.")
         for line in re.split(r"[\r\n]+", read_text(path)):
-            patient = normalize_patient(re.sub(r"[\s,;]+$", "", line)).strip("\"'")
+            patient = normalize_text(re.sub(r"[\s,;]+$", "", line)).strip("\"'")
             if not (patient := normalize_patient(patient)) or re.match(r"#(\s|$)", patient):
                 continue
             if role_of.setdefault(patient, role) != role:

@@ -216,11 +216,11 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     side = float(np.median([pixels for pixels, _ in sides]))
     name, pattern = printable(group.slide), group.coordinates[0].pattern
     is_plain = pattern == PLAIN_PATTERN
-    stated = [extent / pixels for pixels, extent in sides if extent]
+    stated = [(pixels, extent) for pixels, extent in sides if extent]
     if side**2 > MAX_PIXELS:
         downsample = None
     elif group.in_tile_pixels or stated:
-        downsample = float(np.median(stated)) if stated else 1.0
+        downsample = _stated_downsample(stated, group.coordinates[0].downsample)
     else:
         coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
         downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain)
@@ -278,6 +278,21 @@ def _read_tiles(
         except (OSError, ValueError) as error:
             files.reasons[image.path] = str(error)
     return files
+
+
+def _stated_downsample(stated: list[tuple[int, float]], divided_by: float) -> float:
+    """Return the pixels of the coordinates for one of a tile's, by the extents that names state; 1.0 if none does.
+
+    Args:
+        stated: The longer side of a tile, pixels, and its extent, in pixels of the coordinates.
+        divided_by: Pixels of the slide for one of the coordinates. Extents are whole pixels of the slide, so that those
+            of tiles at their own scale differ from their sides by rounding alone.
+    """
+    if not stated:
+        return 1.0
+    pixels, extents = np.sum(stated, axis=0)
+    is_rounding = abs(extents - pixels) <= len(stated) / divided_by
+    return 1.0 if is_rounding else float(extents / pixels)
 
 
 def _sample_sides(group: Group) -> list[tuple[int, float]]:

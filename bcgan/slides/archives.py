@@ -108,7 +108,7 @@ class _Tar(_Archive):
     def __init__(self, file: BinaryIO):
         self.archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, closed with the cache's entry
         files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk() or entry.issym())
-        entries = _by_path((entry.name, entry) for entry in files)
+        entries = _by_path((entry.name, entry) for entry in files if not _links_to_itself(entry))
         targets = {
             path: plain_path(entry.linkname) if entry.islnk() else join_target(path, entry.linkname)
             for path, entry in entries.items()
@@ -186,6 +186,11 @@ def list_members(chain: Chain) -> list[tuple[str, int]]:
     """
     archive = _get_archive(chain)
     return sorted([*((name, archive.size(name)) for name in archive.members), *((name, 0) for name in archive.broken)])
+
+
+def is_broken_link(chain: Chain, name: str) -> bool:
+    """Return whether a member of an archive is a link that leads to nothing in it."""
+    return name in _get_archive(chain).broken
 
 
 def list_checksums(chain: Chain) -> dict[str, int]:
@@ -269,6 +274,11 @@ def _by_path(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
 def _have_other_content(first: Entry, second: Entry) -> bool:
     """Return whether two entries of a ZIP archive have another content; False for those of a TAR archive."""
     return isinstance(first, zipfile.ZipInfo) and (first.CRC, first.file_size) != (second.CRC, second.file_size)
+
+
+def _links_to_itself(entry: tarfile.TarInfo) -> bool:
+    """Return whether an entry stands for a file that comes before it under the same name, as tar packs one twice."""
+    return entry.islnk() and plain_path(entry.linkname) == plain_path(entry.name)
 
 
 def _is_folder(entry: zipfile.ZipInfo) -> bool:

@@ -105,6 +105,8 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
     if image is None:
         raise ValueError(f"{name} is not an image that OpenCV can decode")
     has_alpha = image.ndim == 3 and image.shape[2] == 4
+    if image.ndim == 2 and kind == "png" and (clear := _transparent_gray(data)) is not None:
+        image[image == clear] = np.iinfo(image.dtype).max  # OpenCV ignores it
     largest = None
     if image.dtype == np.uint16:
         largest = largest_value(image[..., :3], image[..., 3]) if has_alpha else largest_value(image)
@@ -119,15 +121,23 @@ def decode_flat(data: bytes, name: str) -> np.ndarray:
 def _is_wrong_in_opencv(data: bytes, kind: str | None, name: str) -> bool:
     """Return whether OpenCV might decode an image of 8 bits to other colors than its format means.
 
-    OpenCV takes the unused byte of a 32-bit BMP for opacity, converts the YCC colors of JPEG 2000 as if they were YUV,
-    and ignores which gray of a PNG is transparent.
+    OpenCV takes the unused byte of a 32-bit BMP for opacity, and converts the YCC colors of JPEG 2000 as if they were
+    YUV.
     """
     if kind == "jp2":
         return _jpeg_2000_bits(data, name) <= 8
-    if kind == "png" and len(data) > PNG_COLOR_TYPE and data[PNG_COLOR_TYPE] == 0 and data[PNG_COLOR_TYPE - 1] <= 8:
-        names = (chunk for chunk, _ in png_chunks(data))
-        return b"tRNS" in itertools.takewhile(lambda chunk: chunk != b"IDAT", names)
     return data[:2] == b"BM"
+
+
+def _transparent_gray(data: bytes) -> int | None:
+    """Return the gray of a PNG that is transparent, from 0 to 255, of 16 bits to 65,535; `None` if none is."""
+    if len(data) <= PNG_COLOR_TYPE or data[PNG_COLOR_TYPE] != 0:
+        return None
+    for kind, content in itertools.takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(data)):
+        if kind == b"tRNS" and len(content) == 2:
+            bits, gray = data[PNG_COLOR_TYPE - 1], int.from_bytes(content, "big")
+            return gray if bits == 16 else gray * 255 // (2**bits - 1)
+    return None
 
 
 def _decode_with_pillow(data: bytes, name: str) -> np.ndarray:
@@ -237,6 +247,8 @@ def _jpeg_2000_bits(data: bytes, name: str) -> int:
         raise ValueError(
             f"{name} has {bits}-bit colors of the JPEG 2000 color space {code}, which is not read. Save it as PNG"
         )
+    if 0 < bits < 8:
+        raise ValueError(f"{name} has JPEG 2000 samples of {bits} bits; 8 and 16 are read. Save it as PNG")
     return bits
 
 

@@ -352,7 +352,7 @@ def _is_manifest(chain: Chain, name: str) -> bool:
 
 def _member_kind(chain: Chain, name: str) -> Literal["image", "archive", "other"]:
     """Return what a member of an archive is, by its suffix, else by its content; "other" if it cannot be read."""
-    if has_known_suffix(name):
+    if has_known_suffix(name) or archives.is_broken_link(chain, name):  # a link may lead to a folder of images
         return "image"
     try:
         head = partial(archives.read_member, chain, name, HEAD)

@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from bcgan.errors import InputError
 
 MIN_MPP, MAX_MPP = 0.02, 20.0  # microns a pixel that a microscope's or a scanner's image can have
@@ -148,16 +150,17 @@ def doubt_size(mpp: Mpp | None, size: tuple[int, int], described: Sequence[tuple
     Args:
         mpp: That the metadata state; `None` if they state none.
         size: (width, height) of this image, pixels.
-        described: Sizes that the metadata name; a turned image has the sides of the original.
+        described: Sizes that the metadata name; a turned image has the sides of the original, and
+            a rounded one nearly.
     """
-    if mpp is None or not described or sorted(size) in map(sorted, described):
+    if mpp is None or not described or any(np.allclose(sorted(size), sorted(sides), rtol=0.01) for sides in described):
         return mpp
     return mpp._replace(other_size="{}x{}".format(*described[-1]))
 
 
 def find_aperio_sizes(description: str) -> list[tuple[int, int]]:
     """Return the sizes, pixels, that an Aperio description names first: of the scan and of the part that is stored."""
-    match = APERIO_SIZES.match(description)
+    match = APERIO_SIZES.match(description) if description.startswith("Aperio") else None
     sides = [int(side) for side in match.groups() if side] if match else []
     return list(zip(sides[::2], sides[1::2], strict=True))
 

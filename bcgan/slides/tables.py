@@ -17,12 +17,14 @@ BYTE_ORDER_MARKS = (
 # or for a column that is too narrow (###). A patient may be called #1 or P#2, but not # and a word.
 ERROR_VALUE = re.compile(r"##+|#[¡¿]?[^\W\d]+(/[^\W_]+)?[!?]?|(Err|Fehler|Erreur|Error):\d{3}", re.IGNORECASE)
 ROUNDED_NUMBER = re.compile(r"\d+([.,]\d+)?E\+\d+", re.IGNORECASE)  # 2.02401E+11, the start of a longer number
-MONTHS = "jan|feb|mar|mär|mrz|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
-# What a spreadsheet makes of a name such as 5-3 or 1:30, as its file stores it, or as it shows it (5-Mar, Mar-05).
-# MAR-05 stays a name.
-DATE = re.compile(
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?|(-?\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?"
-    rf"|\d{{1,2}}[-. ]+(?i:{MONTHS})[^\W\d]*\.?([- ]\d{{2,4}})?|({MONTHS.title()})[- ]\d\d"
+MONTHS = (
+    "jan(uary?|uar)?|feb(ruary?|ruar)?|mar(ch)?|mär(z)?|mrz|apr(il)?|may|mai|june?|juni|july?|juli|aug(ust)?|"
+    "sept?(ember)?|o[ck]t(ober)?|nov(ember)?|de[cz](ember)?"
+)
+# What a spreadsheet makes of a name such as 5-3 or 1:30: as its file stores it, and as English and German ones show it.
+STORED_DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?|(-?\d+ days?, )?\d+:\d\d:\d\d(\.\d+)?")
+SHOWN_DATE = re.compile(
+    rf"\d{{1,2}}(-|\. )(?i:{MONTHS})\.?(-\d{{2,4}})?|(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)-\d\d"
 )
 
 
@@ -103,7 +105,7 @@ def check_columns(header: Sequence[str], names: Sequence[str], table: str) -> No
 
 
 def check_cell(cell: str, subject: str) -> None:
-    """Check that a cell is neither an error value of a spreadsheet nor a number or a name that one has changed.
+    """Check that a cell is neither an error value of a spreadsheet nor a number that one has rounded.
 
     Args:
         subject: The setting, the file, the row's number and the column, for the error.
@@ -118,10 +120,22 @@ def check_cell(cell: str, subject: str) -> None:
             f"{subject} is {cell!r}, a number in scientific notation, to which a spreadsheet may have rounded others. "
             "Format the column as text and enter the numbers again."
         )
-    if DATE.fullmatch(cell):
+
+
+def check_not_date(cell: str, subject: str, is_text: bool) -> None:
+    """Check that a cell is no date and no time, which a spreadsheet makes of a name such as 5-3.
+
+    Args:
+        cell, subject: As `check_cell` takes them.
+        is_text: Whether the table is a text file, which has dates as the spreadsheet showed them, or a workbook.
+
+    Raises:
+        InputError: If it is.
+    """
+    if STORED_DATE.fullmatch(cell) or (is_text and SHOWN_DATE.fullmatch(cell)):
         raise InputError(
             f"{subject} is {cell!r}, a date or a time, which a spreadsheet makes of a name such as 5-3. Format the "
-            "column as text and enter the names again."
+            "column as text and enter the names again; put a letter before a name that is really so."
         )
 
 

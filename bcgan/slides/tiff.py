@@ -32,7 +32,7 @@ from bcgan.slides.tiff_metadata import (
 from bcgan.slides.tiff_pixels import check_layout, decode_segment, largest_color, to_rgb
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it cannot read is raised here with the file's name
-APERIO_MPP = re.compile(r"\bMPP\s*=\s*([\d.,]+)")
+APERIO_MPP = re.compile(r"\bMPP\s*=\s*(\d*[.,]?\d+)")
 CACHE_BYTES = 2**27  # of decoded strips and tiles
 BLOCK_PX = 2048
 MAX_PAGES = 20_000

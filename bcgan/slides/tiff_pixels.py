@@ -137,8 +137,10 @@ def _scale_few_bits(pixels: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
 def _has_usual_ycbcr(page: tifffile.TiffPage) -> bool:
     """Return whether YCbCr samples use all values from 0 to 255, by JPEG's formula; a page that states nothing does."""
     for tag, usual in YCBCR_TAGS.items():
-        stated = np.reshape(page.tags.valueof(tag, default=[(value, 1) for value in usual]), (-1, 2)).astype(float)
-        if not np.allclose(stated[:, 0], usual * stated[:, 1], rtol=0.01):
+        values = np.ravel(page.tags.valueof(tag, default=usual)).astype(float)
+        if len(values) == 2 * len(usual):  # rational numbers: numerators and denominators
+            values = values[::2] / np.maximum(values[1::2], 1)
+        if len(values) != len(usual) or not np.allclose(values, usual, rtol=0.01):
             return False
     return True
 

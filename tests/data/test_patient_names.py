@@ -4,6 +4,7 @@ import json
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,6 +13,7 @@ from bcgan.data import splits
 from bcgan.data.patients import check_spellings, escape_patient, normalize_patient
 from bcgan.errors import InputError
 from bcgan.settings import Data
+from tests.conftest import write_png
 from tests.slides.test_archives import tarred, without_flag, zipped
 
 PATIENTS = [f"Zoé {number}" for number in range(1, 13)]
@@ -251,3 +253,12 @@ def test_variants_that_office_programs_write_are_similar_spellings(left, right):
 def test_quotes_and_marks_around_a_number_are_removed(text):
     assert normalize_patient(text) == "8863"
     assert normalize_patient("O'Brien") == "O'Brien"
+
+
+def test_names_of_images_are_not_decoded(tmp_path):
+    """A file that was downloaded may have a name in which percent signs stand for other characters."""
+    for number, name in enumerate(("Slide%201.png", "A%5F2.png")):
+        write_png(tmp_path / "images" / name, np.full((50, 50, 3), 90 + number, np.uint8))
+    (tmp_path / "labels.csv").write_text("image,label,patient\nSlide%201.png,0,p\nA%5F2.png,1,B%5F2\n")
+    settings = Data(name="patient_folder", dir=tmp_path / "images", labels=tmp_path / "labels.csv")
+    assert {record.patient for record in data.records(settings)} == {"p", "B_2"}

@@ -69,6 +69,15 @@ def test_stated_extents_give_the_places_of_tiles_with_gaps_and_overlaps(model, s
     assert tiles.areas.sum() == pytest.approx(covered_area(corners))
 
 
+@pytest.mark.parametrize("downsample", [3.97, 3.957, 1.97, 0.93])
+def test_a_downsample_that_is_stated_is_not_replaced_by_rounded_extents(model, slide, tmp_path, downsample):
+    """Otherwise places drift by a pixel for each of a few tiles, and white lines appear between them."""
+    corners = write_tiles(tmp_path, slide, SIDE, WITH_DOWNSAMPLE, downsample)
+    tiles = read_slide(model, tmp_path)
+    assert tiles.downsample == pytest.approx(downsample)
+    assert np.abs(np.sort(tiles.corners, axis=0) - np.sort(corners, axis=0)).max() <= (0 if downsample > 1 else 1)
+
+
 @pytest.mark.parametrize("form", [QUPATH, HISTOLAB])
 @pytest.mark.parametrize(("step", "num_scored"), [(32, 121), (64, 0)])
 def test_a_small_tile_is_not_completed_across_a_gap_that_its_name_states(

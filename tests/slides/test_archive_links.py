@@ -23,6 +23,7 @@ LINKS = {  # of the archive's folder d, as in a folder on disk
     "d/p2/root": ("../..", None),
     "d/gone.png": ("p1/z.png", OSError),
     "d/outside.png": ("../../store/a.png", OSError),
+    "d/P9": ("../../store/P9", OSError),  # a folder of images that were not packed
     "d/absolute.png": ("/d/p1/a.png", OSError),
     "d/circle.png": ("circle.png", OSError),
     "d/there.png": ("back.png", OSError),
@@ -99,3 +100,13 @@ def test_an_archive_of_a_folder_has_the_images_of_the_folder(tmp_path, name):
                 archive.writestr(entry, str(path.readlink()) if path.is_symlink() else path.read_bytes())
     assert len(expected) == 8
     assert {image.name: image.read() for image in iterate_images((tmp_path / name,))} == expected
+
+
+def test_a_file_that_was_packed_twice_is_read(tmp_path):
+    """`tar -cf a.tar d d/p` packs the second time a hard link to the file's own name."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for kind, content in ((tarfile.REGTYPE, b"one"), (tarfile.LNKTYPE, b"")):
+            entry = tarfile.TarInfo("d/a.png")
+            entry.type, entry.size, entry.linkname = kind, len(content), "d/a.png" if kind == tarfile.LNKTYPE else ""
+            archive.addfile(entry, io.BytesIO(content))
+    assert [image.read() for image in find_images([str(tmp_path / "a.tar")])] == [b"one"]

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -120,3 +121,48 @@ def test_the_transparent_color_of_a_png_is_white(mode):
     is_clear = (samples == color) if samples.ndim == 2 else (samples == color).all(-1)
     expected = np.where(is_clear[..., None], 255, np.asarray(image.convert("RGB")))
     np.testing.assert_array_equal(decode_image(file.getvalue(), "a.png"), expected)
+
+
+@pytest.mark.parametrize(("bits", "gray"), [(1, 0), (2, 1), (4, 5), (8, 77), (16, 4660)])
+def test_the_transparent_gray_of_a_png_is_white_whatever_its_bits(bits, gray):
+    """Its value in the file is that of a sample, which is then scaled to 8 bits."""
+    side, largest = 16, 2**bits - 1
+    samples = np.arange(side * side).reshape(side, side) * 257 % (largest + 1)
+    samples[3] = gray
+    rows = b"".join(b"\0" + pack_bits(row, bits) for row in samples)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 0, 0, 0, 0)), (b"tRNS", struct.pack(">H", gray)),
+        (b"IDAT", zlib.compress(rows)), (b"IEND", b""),
+    ]  # fmt: skip
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+    levels = samples >> 8 if bits == 16 else samples * 255 // largest
+    expected = np.where(samples == gray, 255, levels)[..., None].repeat(3, -1)
+    np.testing.assert_array_equal(decode_image(data, "a.png"), expected)
+
+
+def pack_bits(row: np.ndarray, bits: int) -> bytes:
+    """Samples of a row as a PNG stores them."""
+    if bits == 16:
+        return row.astype(">u2").tobytes()
+    return np.packbits((row[:, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8).ravel()).tobytes()
+
+
+@pytest.mark.parametrize("bits", [1, 4, 7])
+def test_jpeg_2000_of_fewer_than_8_bits_is_refused(bits):
+    samples = PATCH[..., 0] >> (8 - bits)
+    data = imagecodecs.jpeg2k_encode(samples, level=0, reversible=True, codecformat="jp2", bitspersample=bits)
+    with pytest.raises(ValueError, match=f"a\\.jp2 has JPEG 2000 samples of {bits} bits; 8 and 16 are read"):
+        decode_image(data, "a.jp2")
+
+
+@pytest.mark.parametrize(
+    ("tag", "values"), [((529, "f", 3), (0.299, 0.587, 0.114)), ((532, "I", 6), (0, 255, 128, 255, 128, 255))]
+)
+def test_ycc_tags_may_be_of_another_type(tag, values):
+    file = io.BytesIO()
+    tags = [(530, "H", 2, (1, 1), True), (*tag, values, True)]
+    tifffile.imwrite(file, ycc_samples(), photometric="ycbcr", metadata=None, extratags=tags)
+    assert np.abs(decode_image(file.getvalue(), "a.tif").astype(int) - PATCH).max() <= 2

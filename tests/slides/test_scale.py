@@ -215,3 +215,22 @@ def test_a_dicom_image_states_its_resolution(tmp_path, keyword, is_shared):
     dataset.save_as(path)
     with open_image(path) as image:
         assert image.mpp[:3] == (pytest.approx(2.0), pytest.approx(1.0), "DICOM")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["MPP = 0.25|Left = 1", "MPP=0.25,AppMag=40", "MPP = 0.25, Left = 3", "MPP=0.25,0.25", "MPP = 0,25|", "MPP = .25",
+     "Foo scanner\n20x40 objective|MPP = 0.25"],
+)  # fmt: skip
+def test_microns_in_a_description_are_read_whatever_follows(tmp_path, text):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, containers.picture(1, 1), description=text, metadata=None, photometric="rgb")
+    with open_image(path) as image:
+        assert image.mpp[:3] == (0.25, 0.25, "vendor")
+        assert scales.is_plausible(image.mpp)
+
+
+def test_a_size_that_differs_by_rounding_is_that_of_the_image():
+    mpp = Mpp(1.0, 1.0, "OME")
+    assert scales.doubt_size(mpp, (400, 300), [(401, 300)]) == scales.doubt_size(mpp, (400, 300), [(300, 400)]) == mpp
+    assert scales.doubt_size(mpp, (400, 300), [(410, 300)]).other_size == "410x300"
