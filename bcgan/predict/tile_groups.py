@@ -290,9 +290,12 @@ def _stated_downsample(stated: list[tuple[int, float]], divided_by: float) -> fl
     """
     if not stated:
         return 1.0
-    pixels, extents = np.sum(stated, axis=0)
-    is_rounding = abs(extents - pixels) <= len(stated) / divided_by
-    return 1.0 if is_rounding else float(extents / pixels)
+    pixels, extents = np.array(stated, float).T
+    # Tiles at the end of a slide may be cut or padded, while their names state the extent of the others.
+    is_usual = np.abs(extents - np.median(extents / pixels) * pixels) <= 1
+    pixels, extents = pixels[is_usual], extents[is_usual]
+    is_rounding = abs(extents.mean() - pixels.mean()) <= 1 / divided_by
+    return 1.0 if is_rounding else float(extents.sum() / pixels.sum())
 
 
 def _sample_sides(group: Group) -> list[tuple[int, float]]:

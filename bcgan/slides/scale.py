@@ -6,9 +6,8 @@
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
-
-import numpy as np
 
 from bcgan.errors import InputError
 
@@ -153,9 +152,14 @@ def doubt_size(mpp: Mpp | None, size: tuple[int, int], described: Sequence[tuple
         described: Sizes that the metadata name; a turned image has the sides of the original, and
             a rounded one nearly.
     """
-    if mpp is None or not described or any(np.allclose(sorted(size), sorted(sides), rtol=0.01) for sides in described):
+    if mpp is None or not described or any(map(partial(_are_close, size), described)):
         return mpp
     return mpp._replace(other_size="{}x{}".format(*described[-1]))
+
+
+def _are_close(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether the sides of two images are the same but for 1 %, in either order."""
+    return all(math.isclose(a, b, rel_tol=0.01) for a, b in zip(sorted(size), sorted(other), strict=True))
 
 
 def find_aperio_sizes(description: str) -> list[tuple[int, int]]:
