@@ -20,6 +20,7 @@ from bcgan.report.style import (
     MUTED,
     SHORT_NAMES,
     ReportFigure,
+    blank_grid,
     difference_title,
     draw_estimate,
     format_signed,
@@ -32,26 +33,36 @@ MIN_CELL_IN, MAX_WIDTH_IN = 0.5, 10  # of confusion matrices
 LABEL_WIDTH = 52  # of the labels of a forest, in characters
 COMPONENTS, CLASSIFIERS_COMPARED = "Contribution of each component", "Each classifier"
 FOREST_METRICS = ("roc_auc", "balanced_accuracy")
+MAX_COLUMNS = 5  # of panels, one for each classifier
 MAX_COUNTED_CLASSES = 4  # whose cells of the confusion matrix have room for two lines
 
 
 def accuracy_loss(run: Run) -> ReportFigure:
     """Draw accuracy and loss over the epochs, training (dashed) and validation (solid): the paper's Fig. 10."""
-    names = run.trained_names
-    figure, grid = plt.subplots(2, len(names), figsize=(2.6 * len(names) + 0.6, 4.8), sharey="row", squeeze=False)
-    for column, name in enumerate(names):
+    names, metrics = run.trained_names, ("accuracy", "loss")
+    columns = min(len(names), MAX_COLUMNS)
+    bands = -(-len(names) // columns)  # each has a row of accuracies and one of losses
+    figure, grid = blank_grid(2 * bands, columns, (2.4 * columns + 0.6, 4.6 * bands))
+    shown: dict[str, list] = {metric: [] for metric in metrics}
+    for number, name in enumerate(names):
         mean = run.training_logs[run.training_logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
-        for row, metric in enumerate(("accuracy", "loss")):
-            axes = grid[row, column]
-            color = CLASSIFIER_COLORS[name]
-            axes.plot(mean.index + 1, mean[metric], ls="--", color=color, label="training")
-            axes.plot(mean.index + 1, mean[f"validation_{metric}"], "o-", ms=3, color=color, label="validation")
+        band, column = divmod(number, columns)
+        for metric, axes in zip(metrics, grid[2 * band : 2 * band + 2, column], strict=True):
+            axes.set_axis_on()
+            lines = {"training": mean[metric], "validation": mean[f"validation_{metric}"]}
+            for (label, values), style in zip(lines.items(), ("--", "o-"), strict=True):
+                axes.plot(mean.index + 1, values, style, ms=3, color=CLASSIFIER_COLORS[name], label=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        grid[0, column].set_title(CLASSIFIER_NAMES[name], fontsize=10)
-        grid[1, column].set_xlabel("Epoch")
-    grid[0, 0].set_ylabel("Accuracy" if run.is_multiclass else "Accuracy at 0.5")
-    grid[1, 0].set_ylabel("Loss (nats)")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
+            shown[metric].append(axes)
+        shown["accuracy"][-1].set_title(SHORT_NAMES[name], fontsize=10)
+        shown["loss"][-1].set_xlabel("Epoch")
+    titles = {"accuracy": "Accuracy" if run.is_multiclass else "Accuracy at 0.5", "loss": "Loss (nats)"}
+    for metric, title in titles.items():
+        limits = np.array([axes.get_ylim() for axes in shown[metric]])
+        for number, axes in enumerate(shown[metric]):
+            axes.set(ylim=(limits.min(), limits.max()), ylabel="" if number % columns else title)
+            axes.tick_params(labelleft=number % columns == 0)
+    figure.legend(*shown["loss"][0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     sns.despine(figure)
     settings = run.experiment.classify
     caption = (
