@@ -25,6 +25,7 @@ from bcgan.slides.tiles import (
     find_contradiction,
     find_downsample,
     read_tile,
+    stated_downsample,
 )
 from bcgan.slides.tissue import estimate_background, fill_unscanned, tissue_mask
 
@@ -220,7 +221,7 @@ def read_group(group: Group, model: Model, mpp_of: Callable[[ImageFile], Mpp | N
     if side**2 > MAX_PIXELS:
         downsample = None
     elif group.in_tile_pixels or stated:
-        downsample = _stated_downsample(stated, group.coordinates[0].downsample)
+        downsample = stated_downsample(stated, group.coordinates[0].downsample)
     else:
         coordinates = np.array([(corner.x, corner.y) for corner in group.coordinates])
         downsample = find_downsample(coordinates, side, RADII[-1], needs_grid=is_plain)
@@ -278,24 +279,6 @@ def _read_tiles(
         except (OSError, ValueError) as error:
             files.reasons[image.path] = str(error)
     return files
-
-
-def _stated_downsample(stated: list[tuple[int, float]], divided_by: float) -> float:
-    """Return the pixels of the coordinates for one of a tile's, by the extents that names state; 1.0 if none does.
-
-    Args:
-        stated: The longer side of a tile, pixels, and its extent, in pixels of the coordinates.
-        divided_by: Pixels of the slide for one of the coordinates. Extents are whole pixels of the slide, so that those
-            of tiles at their own scale differ from their sides by rounding alone.
-    """
-    if not stated:
-        return 1.0
-    pixels, extents = np.array(stated, float).T
-    # Tiles at the end of a slide may be cut or padded, while their names state the extent of the others.
-    is_usual = np.abs(extents - np.median(extents / pixels) * pixels) <= 1
-    pixels, extents = pixels[is_usual], extents[is_usual]
-    is_rounding = abs(extents.mean() - pixels.mean()) <= 1 / divided_by
-    return 1.0 if is_rounding else float(extents.sum() / pixels.sum())
 
 
 def _sample_sides(group: Group) -> list[tuple[int, float]]:

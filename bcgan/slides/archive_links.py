@@ -1,8 +1,11 @@
 """Follow the links in an archive to its files."""
 
 import posixpath
+import tarfile
 from collections.abc import Iterator
 from typing import TypeVar
+
+from bcgan.slides.kinds import plain_path
 
 Entry = TypeVar("Entry")
 MAX_LINKS = 40  # that are followed from one path, as on Linux; more are a circle
@@ -33,6 +36,11 @@ def follow_links(entries: dict[str, Entry], targets: dict[str, str]) -> tuple[di
         elif path not in folders:
             broken[link] = target
     return files | followed, broken
+
+
+def links_to_itself(entry: tarfile.TarInfo) -> bool:
+    """Return whether an entry stands for a file that comes before it under the same name, as tar packs one twice."""
+    return entry.islnk() and plain_path(entry.linkname) == plain_path(entry.name)
 
 
 def join_target(path: str, target: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bcgan.errors import InputError
-from bcgan.slides.archive_links import follow_links, join_target
+from bcgan.slides.archive_links import follow_links, join_target, links_to_itself
 from bcgan.slides.kinds import ARCHIVE_KINDS, HEAD, has_archive_suffix, is_hidden, plain_path, printable, sniff
 
 MAX_FILE_BYTES = 256 * 2**20  # bytes; a larger member of an archive is refused as a decompression bomb
@@ -108,7 +108,7 @@ class _Tar(_Archive):
     def __init__(self, file: BinaryIO):
         self.archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, closed with the cache's entry
         files = (entry for entry in self.archive.getmembers() if entry.isreg() or entry.islnk() or entry.issym())
-        entries = _by_path((entry.name, entry) for entry in files if not _links_to_itself(entry))
+        entries = _by_path((entry.name, entry) for entry in files if not links_to_itself(entry))
         targets = {
             path: plain_path(entry.linkname) if entry.islnk() else join_target(path, entry.linkname)
             for path, entry in entries.items()
@@ -274,11 +274,6 @@ def _by_path(entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
 def _have_other_content(first: Entry, second: Entry) -> bool:
     """Return whether two entries of a ZIP archive have another content; False for those of a TAR archive."""
     return isinstance(first, zipfile.ZipInfo) and (first.CRC, first.file_size) != (second.CRC, second.file_size)
-
-
-def _links_to_itself(entry: tarfile.TarInfo) -> bool:
-    """Return whether an entry stands for a file that comes before it under the same name, as tar packs one twice."""
-    return entry.islnk() and plain_path(entry.linkname) == plain_path(entry.name)
 
 
 def _is_folder(entry: zipfile.ZipInfo) -> bool:

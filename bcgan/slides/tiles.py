@@ -114,6 +114,24 @@ def _is_grid(offsets: np.ndarray) -> bool:
     return len(occupied) >= 4 and np.mean(has_neighbor) >= MIN_REGULAR_FRACTION
 
 
+def stated_downsample(stated: list[tuple[int, float]], divided_by: float) -> float:
+    """Return the pixels of the coordinates for one of a tile's, by the extents that names state; 1.0 if none does.
+
+    Args:
+        stated: The longer side of a tile, pixels, and its extent, in pixels of the coordinates.
+        divided_by: Pixels of the slide for one of the coordinates. Extents are whole pixels of the slide, so that those
+            of tiles at their own scale differ from their sides by rounding alone.
+    """
+    if not stated:
+        return 1.0
+    pixels, extents = np.array(stated, float).T
+    # Tiles at the end of a slide may be cut or padded, while their names state the extent of the others.
+    is_usual = np.abs(extents - np.median(extents / pixels) * pixels) <= 1
+    pixels, extents = pixels[is_usual], extents[is_usual]
+    is_rounding = abs(extents.mean() - pixels.mean()) <= 1 / divided_by
+    return 1.0 if is_rounding else float(extents.sum() / pixels.sum())
+
+
 def overlap_difference(tiles: list[Tile]) -> float:
     """Return the mean absolute difference of the RGB values where tiles overlap, gray levels; 0 if none overlap.
 
