@@ -123,15 +123,17 @@ def training_noise(by_training: np.ndarray) -> tuple[TrainingNoise, ...]:
     return (TrainingNoise(variance, count - 1),) if variance > 0 else ()
 
 
-def _noise_of_difference(candidate: np.ndarray, reference: np.ndarray, is_shared: bool) -> tuple[TrainingNoise, ...]:
+def _noise_of_difference(
+    candidate: np.ndarray, reference: np.ndarray, are_trainings: bool
+) -> tuple[TrainingNoise, ...]:
     """Return the noise of the difference of two means over trainings, (trainings,) each.
 
     Args:
-        is_shared: Whether a single training, which shows nothing of how such trainings vary, is taken to vary as the
-            several of the other one do.
+        are_trainings: Whether both are trained networks: a single training, which shows nothing of how such trainings
+            vary, is then taken to vary as the several of the other one do.
     """
     several, single = sorted((candidate, reference), key=len, reverse=True)
-    if is_shared and len(single) == 1:
+    if are_trainings and len(single) == 1:
         return tuple(noise._replace(variance=(1 + len(several)) * noise.variance) for noise in training_noise(several))
     return training_noise(candidate) + training_noise(reference)
 

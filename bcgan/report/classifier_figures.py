@@ -43,7 +43,7 @@ def accuracy_loss(run: Run) -> ReportFigure:
     columns = min(len(names), MAX_COLUMNS)
     bands = -(-len(names) // columns)  # each has a row of accuracies and one of losses
     figure, grid = blank_grid(2 * bands, columns, (2.4 * columns + 0.6, 4.6 * bands))
-    shown: dict[str, list] = {metric: [] for metric in metrics}
+    axes_of: dict[str, list] = {metric: [] for metric in metrics}
     for number, name in enumerate(names):
         mean = run.training_logs[run.training_logs["classifier"] == name].groupby("epoch").mean(numeric_only=True)
         band, column = divmod(number, columns)
@@ -53,16 +53,16 @@ def accuracy_loss(run: Run) -> ReportFigure:
             for (label, values), style in zip(lines.items(), ("--", "o-"), strict=True):
                 axes.plot(mean.index + 1, values, style, ms=3, color=CLASSIFIER_COLORS[name], label=label)
             axes.xaxis.get_major_locator().set_params(integer=True)
-            shown[metric].append(axes)
-        shown["accuracy"][-1].set_title(SHORT_NAMES[name], fontsize=10)
-        shown["loss"][-1].set_xlabel("Epoch")
+            axes_of[metric].append(axes)
+        axes_of["accuracy"][-1].set_title(SHORT_NAMES[name], fontsize=10)
+        axes_of["loss"][-1].set_xlabel("Epoch")
     titles = {"accuracy": "Accuracy" if run.is_multiclass else "Accuracy at 0.5", "loss": "Loss (nats)"}
     for metric, title in titles.items():
-        limits = np.array([axes.get_ylim() for axes in shown[metric]])
-        for number, axes in enumerate(shown[metric]):
+        limits = np.array([axes.get_ylim() for axes in axes_of[metric]])
+        for number, axes in enumerate(axes_of[metric]):
             axes.set(ylim=(limits.min(), limits.max()), ylabel="" if number % columns else title)
             axes.tick_params(labelleft=number % columns == 0)
-    figure.legend(*shown["loss"][0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
+    figure.legend(*axes_of["loss"][0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     sns.despine(figure)
     settings = run.experiment.classify
     caption = (

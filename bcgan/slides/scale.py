@@ -149,8 +149,7 @@ def doubt_size(mpp: Mpp | None, size: tuple[int, int], described: Sequence[tuple
     Args:
         mpp: That the metadata state; `None` if they state none.
         size: (width, height) of this image, pixels.
-        described: Sizes that the metadata name; a turned image has the sides of the original, and
-            a rounded one nearly.
+        described: Sizes that the metadata name. Sides may be swapped, as in a turned image, and differ by 1 %.
     """
     if mpp is None or not described or any(map(partial(_are_close, size), described)):
         return mpp

@@ -126,7 +126,8 @@ def stated_downsample(stated: list[tuple[int, float]], divided_by: float) -> flo
         return 1.0
     pixels, extents = np.array(stated, float).T
     # Tiles at the end of a slide may be cut or padded, while their names state the extent of the others.
-    is_usual = np.abs(extents - np.median(extents / pixels) * pixels) <= 1
+    usual = np.percentile(extents / pixels, 50, method="lower")  # of one of the tiles, not a mean of two
+    is_usual = np.abs(extents - usual * pixels) <= 1
     pixels, extents = pixels[is_usual], extents[is_usual]
     is_rounding = abs(extents.mean() - pixels.mean()) <= 1 / divided_by
     return 1.0 if is_rounding else float(extents.sum() / pixels.sum())

@@ -10,6 +10,7 @@ import bcgan
 from bcgan.predict.tile_groups import SlideTiles, find_groups_by_folder, read_group
 from bcgan.slides.files import find_images
 from bcgan.slides.scale import Mpp
+from bcgan.slides.tiles import stated_downsample
 from tests.conftest import write_png
 from tests.slides import containers
 
@@ -76,6 +77,20 @@ def test_a_downsample_that_is_stated_is_not_replaced_by_rounded_extents(model, s
     tiles = read_slide(model, tmp_path)
     assert tiles.downsample == pytest.approx(downsample)
     assert np.abs(np.sort(tiles.corners, axis=0) - np.sort(corners, axis=0)).max() <= (0 if downsample > 1 else 1)
+
+
+@pytest.mark.parametrize(
+    ("stated", "divided_by", "expected"),
+    [
+        ([], 1, 1.0),
+        ([(256, 256), (128, 256)], 1, 1.0),  # a tile that was cut
+        ([(128, 256), (256, 256)], 1, 1.0),
+        ([(50, 114), (50, 113), (50, 114), (20, 114)], 1, 341 / 150),
+        ([(50, 198 / 3.97), (50, 199 / 3.97)], 3.97, 1.0),  # rounded
+    ],
+)
+def test_the_downsample_is_that_of_whole_tiles(stated, divided_by, expected):
+    assert stated_downsample(stated, divided_by) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("form", [QUPATH, HISTOLAB])
