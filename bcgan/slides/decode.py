@@ -235,7 +235,7 @@ def _jpeg_2000_bits(data: bytes, name: str) -> int:
     """Return the largest number of bits that a JPEG 2000 image states for a sample; 0 if it states none.
 
     Raises:
-        ValueError: If it has fewer than 8, or its colors are of a space, by ISO/IEC 15444-1, that would be taken for RGB.
+        ValueError: If it has fewer than 8, or a color space of ISO/IEC 15444-1 that would be taken for RGB.
     """
     if not (match := JPEG_2000_SIZE.search(data)):
         return 0
